@@ -1,0 +1,8 @@
+"""Configuration of the cluster stage."""
+
+from esans.config import config
+
+
+@config
+class ClusterConfig:
+    """Keys under `cluster`."""

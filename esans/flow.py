@@ -1,0 +1,135 @@
+"""The flow: which stage follows which, what is up to date, and the pipeline that runs what is not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from esans.bundle import Bundle, BundleWriter, canonical, digest, join
+from esans.config import flatten, to_dict
+from esans.errors import BundleError
+from esans.progress import headline, say
+from esans.settings import Settings
+from esans.stage import Stage, StageContext
+from esans.tracking import Run, start_run
+
+# In order. Names are words of the house; classes are imported when asked for.
+STAGES: Mapping[str, str] = {
+    "prepare": "esans.prepare.stage:Prepare",
+    "features": "esans.features.stage:Features",
+    "align": "esans.align.stage:Align",
+    "cluster": "esans.cluster.stage:Cluster",
+    "shards": "esans.shards.stage:Shards",
+    "references": "esans.references.stage:References",
+    "train": "esans.train.stage:Train",
+    "evaluate": "esans.evaluate.stage:Evaluate",
+    "export": "esans.export.stage:Export",
+}
+METHOD_STAGES = ("train", "evaluate", "export")
+
+
+def stage_class(name: str) -> type[Stage]:
+    """The class of a stage by its name."""
+    module, _, cls = STAGES[name].partition(":")
+    found: type[Stage] = getattr(import_module(module), cls)
+    return found
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A stage as these settings would run it."""
+
+    name: str
+    fingerprint: str
+    uri: str
+    config: dict[str, Any]
+    """The keys that the fingerprint covers."""
+    inputs: dict[str, str]
+    """URIs of the bundles it reads."""
+
+
+class Plan:
+    """Fingerprints and URIs of every stage under one configuration, computed when asked for."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._planned: dict[str, Planned] = {}
+
+    def stage(self, name: str) -> Planned:
+        """The plan of one stage; its inputs are planned first."""
+        if name not in self._planned:
+            self._planned[name] = self._plan(name)
+        return self._planned[name]
+
+    def _plan(self, name: str) -> Planned:
+        cls = stage_class(name)
+        section = getattr(self.settings, name)
+        upstream = {source: self.stage(source) for source in cls.inputs}
+        covered = to_dict(section, results_only=True)
+        previous = cls.previous_uri(section)
+        fingerprint = digest(
+            {
+                "stage": name,
+                "code_version": cls.code_version,
+                "config": covered,
+                "seed": self.settings.seed,
+                "inputs": {source: planned.fingerprint for source, planned in upstream.items()},
+                "outside": cls.outside_inputs(section),
+                "previous": previous,
+            }
+        )
+        uri = join(canonical(self.settings.work_dir), name, fingerprint)
+        inputs = {source: planned.uri for source, planned in upstream.items()}
+        if previous:
+            inputs["previous"] = canonical(previous)
+        return Planned(name, fingerprint, uri, covered, inputs)
+
+
+def run_stage(plan: Plan, name: str, parent: Run | None = None, label: str = "") -> Bundle:
+    """Run one stage, or return its bundle when it is up to date.
+
+    Raises:
+        BundleError: an input bundle is missing; the message says which stage to run first.
+    """
+    settings, planned = plan.settings, plan.stage(name)
+    title = f"{label}{name}" + (f" ({settings.method})" if settings.method and name in METHOD_STAGES else "")
+    done = Bundle.find(planned.uri)
+    if done is not None:
+        say(f"{title}: up to date  {planned.uri}")
+        return done
+    inputs = {source: _open_input(name, source, uri) for source, uri in planned.inputs.items()}
+    headline(title)
+    cls = stage_class(name)
+    run_name = f"{name}-{settings.method}" if settings.method and name in METHOD_STAGES else name
+    with start_run(settings.tracking, settings.work_dir, run_name, parent.run_id if parent else None) as run:
+        run.tag(stage=name, fingerprint=planned.fingerprint, code_version=str(cls.code_version), bundle=planned.uri, method=settings.method or "")
+        run.params(flatten({**planned.config, "seed": settings.seed}, f"{name}."))
+        run.params({f"input.{source}": uri for source, uri in planned.inputs.items()})
+        context = StageContext(
+            seed=settings.seed,
+            work_dir=settings.work_dir,
+            spark_config=settings.spark,
+            tracking_config=settings.tracking,
+            run=run,
+            method=settings.method or "",
+        )
+        out = BundleWriter(planned.uri, name, planned.fingerprint)
+        out.state({"mlflow_run_id": run.run_id, "method": settings.method or ""})
+        started = time.time()
+        cls(getattr(settings, name), context).run(inputs, out)
+        bundle = out.finish(code_version=cls.code_version, config=planned.config, inputs=planned.inputs)
+        run.metrics({**out.figures, "seconds": time.time() - started})
+    rows = ", ".join(f"{table} {entry['rows']:,}" for table, entry in out.tables.items())
+    say(f"{title}: done in {time.time() - started:.1f} s" + (f"; rows: {rows}" if rows else ""))
+    return bundle
+
+
+def _open_input(name: str, source: str, uri: str) -> Bundle:
+    bundle = Bundle.find(uri)
+    if bundle is None:
+        hint = "check the URI in the config" if source == "previous" else f"run `esans {source}` with the same config first, or `esans pipeline`"
+        raise BundleError(f"{name} needs the {source} bundle, and {uri} is not finished: {hint}.")
+    return bundle

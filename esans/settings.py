@@ -1,0 +1,124 @@
+"""The whole configuration: one section a stage, read from YAML files, a method's overlay and dotted overrides."""
+
+from __future__ import annotations
+
+import dataclasses
+import posixpath
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import fsspec
+
+from esans.align.config import AlignConfig
+from esans.cluster.config import ClusterConfig
+from esans.config import Runtime, build, config, merge, parse_override, read_yaml, section
+from esans.errors import ConfigError
+from esans.evaluate.config import EvaluateConfig
+from esans.export.config import ExportConfig
+from esans.features.config import FeaturesConfig
+from esans.prepare.config import PrepareConfig
+from esans.references.config import ReferencesConfig
+from esans.shards.config import ShardsConfig
+from esans.spark import SparkConfig
+from esans.tracking import TrackingConfig
+from esans.train.config import TrainConfig
+
+# The only sections that a method's overlay may set: everything above train is shared between methods.
+_OVERLAY_SECTIONS = {"train"}
+
+
+@config
+class PipelineConfig:
+    """Keys under `pipeline`: what `esans pipeline` runs."""
+
+    methods: Annotated[list[str], Runtime] = dataclasses.field(default_factory=lambda: ["esans"])
+    """Negative-sampling methods to train, evaluate and export in turn: names of files in conf/experiments."""
+    name: Annotated[str, Runtime] = "pipeline"
+    """Name of the parent run in MLflow and of the report in the work directory."""
+
+
+@config
+class Settings:
+    """The whole configuration."""
+
+    work_dir: Annotated[str, Runtime] = "work"
+    """Folder (any fsspec URI) for bundles, the default MLflow store and reports; relative paths start where you are."""
+    seed: Annotated[int, Runtime] = 0
+    """Seed of everything random. The same seed, data and world size give the same batches."""
+    method: Annotated[str | None, Runtime] = None
+    """Negative-sampling method of a single train, evaluate or export: the name of a file in conf/experiments."""
+    spark: SparkConfig = section(SparkConfig)
+    """How Spark runs."""
+    tracking: TrackingConfig = section(TrackingConfig)
+    """Where runs are remembered."""
+    pipeline: PipelineConfig = section(PipelineConfig)
+    """What `esans pipeline` runs."""
+    prepare: PrepareConfig = section(PrepareConfig)
+    """Raw tables, their columns and the split."""
+    features: FeaturesConfig = section(FeaturesConfig)
+    """Text, image and behaviour vectors."""
+    align: AlignConfig = section(AlignConfig)
+    """One space for the modalities."""
+    cluster: ClusterConfig = section(ClusterConfig)
+    """MSAC codebooks and tables."""
+    shards: ShardsConfig = section(ShardsConfig)
+    """Training examples."""
+    references: ReferencesConfig = section(ReferencesConfig)
+    """Popularity and item-kNN, to compare with."""
+    train: TrainConfig = section(TrainConfig)
+    """Towers, negatives and optimiser."""
+    evaluate: EvaluateConfig = section(EvaluateConfig)
+    """Metrics over the whole catalogue."""
+    export: ExportConfig = section(ExportConfig)
+    """Index and registry."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What the settings were read from, so that they can be read again for another method."""
+
+    files: tuple[str, ...]
+    overrides: tuple[str, ...]
+
+    def load(self, method: str | None = None) -> Settings:
+        """Settings with a method's overlay: files < overlay of `method` < overrides.
+
+        Raises:
+            ConfigError: a file is missing or broken, a key unknown, a value impossible, or the method unknown.
+        """
+        values: dict[str, Any] = {}
+        for file in self.files:
+            values = merge(values, read_yaml(file))
+        over: dict[str, Any] = {}
+        for argument in self.overrides:
+            over = merge(over, parse_override(argument))
+        chosen = method or over.get("method") or values.get("method")
+        if chosen is not None:
+            values = merge(values, self._overlay(str(chosen)))
+            over = {**over, "method": str(chosen)}
+        settings = build(Settings, merge(values, over))
+        settings.train.resolve_groups()
+        return settings
+
+    def _overlay(self, method: str) -> Mapping[str, Any]:
+        folders = [posixpath.join(posixpath.dirname(file) or ".", "experiments") for file in self.files]
+        folders.append("conf/experiments")
+        for folder in folders:
+            path = posixpath.join(folder, f"{method}.yaml")
+            filesystem, stripped = fsspec.core.url_to_fs(path)
+            if filesystem.exists(stripped):
+                overlay = read_yaml(path)
+                foreign = set(overlay) - _OVERLAY_SECTIONS
+                if foreign:
+                    raise ConfigError(f"{path}: a method may only set {sorted(_OVERLAY_SECTIONS)}, not {sorted(foreign)}")
+                return overlay
+        raise ConfigError(f"method = {method!r}: no {method}.yaml in {', '.join(dict.fromkeys(folders))}. Known: {', '.join(_known(folders)) or 'none'}.")
+
+
+def _known(folders: Sequence[str]) -> list[str]:
+    names: set[str] = set()
+    for folder in folders:
+        filesystem, stripped = fsspec.core.url_to_fs(folder)
+        if filesystem.exists(stripped):
+            names |= {posixpath.basename(path).removesuffix(".yaml") for path in filesystem.ls(stripped, detail=False) if path.endswith(".yaml")}
+    return sorted(names)

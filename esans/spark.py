@@ -1,0 +1,66 @@
+"""The Spark session that every stage shares."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from esans.config import PositiveInt, Runtime, config
+from typing import Annotated
+import dataclasses
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+@config
+class SparkConfig:
+    """How Spark runs. Nothing here changes what a stage writes."""
+
+    master: Annotated[str, Runtime] = "local[*]"
+    """Spark master; ignored under spark-submit, which brings its own."""
+    driver_memory: Annotated[str, Runtime] = "3g"
+    """Heap of the driver (of the whole of Spark in local mode); ignored under spark-submit."""
+    shuffle_partitions: Annotated[PositiveInt, Runtime] = 8
+    """Partitions after a shuffle before adaptive execution joins the small ones."""
+    conf: Annotated[dict[str, str], Runtime] = dataclasses.field(default_factory=dict)
+    """Any further Spark settings, as name: value."""
+
+
+def under_spark_submit() -> bool:
+    """Whether spark-submit started this process and so decides master and memory."""
+    return "PYSPARK_GATEWAY_PORT" in os.environ
+
+
+def open_session(config: SparkConfig, app_name: str) -> SparkSession:
+    """The running session, or a new one. UTC, Arrow transfer and adaptive execution are always on."""
+    from pyspark.sql import SparkSession
+
+    from esans.environment import require_java
+
+    builder = SparkSession.builder.appName(app_name)
+    if not under_spark_submit() and SparkSession.getActiveSession() is None:
+        require_java()
+        # Workers must run the interpreter that holds the pinned packages, whatever `python3` on the PATH is.
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+        builder = (
+            builder.master(config.master)
+            .config("spark.driver.memory", config.driver_memory)
+            .config("spark.ui.enabled", "false")
+            .config("spark.ui.showConsoleProgress", "false")
+            .config("spark.driver.bindAddress", "127.0.0.1" if config.master.startswith("local") else "0.0.0.0")
+        )
+        if config.master.startswith("local"):
+            builder = builder.config("spark.driver.host", "127.0.0.1")
+    fixed = {
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.execution.arrow.pyspark.enabled": "true",
+        "spark.sql.shuffle.partitions": str(config.shuffle_partitions),
+        "spark.sql.parquet.compression.codec": "zstd",
+    }
+    for name, value in {**fixed, **config.conf}.items():
+        builder = builder.config(name, value)
+    session = builder.getOrCreate()
+    session.sparkContext.setLogLevel("ERROR")
+    return session

@@ -1,0 +1,6 @@
+"""Every stage in order, skipping what is up to date.   python jobs/pipeline.py --config conf/quickstart.yaml"""
+
+from esans.cli import run_pipeline
+
+if __name__ == "__main__":
+    run_pipeline()
