@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import yaml
 from rich.console import Console
 
 from esans.config import document, to_dict
+from esans.environment import check_pins, check_python
 from esans.errors import ConfigError, EsansError
 from esans.settings import Settings, Source
 
@@ -77,6 +78,7 @@ def _run_stage(name: str, about: str, arguments: list[str]) -> None:
     if source is None:
         return
     settings = source.load()
+    check_pins()
     from esans.flow import Plan
     from esans.flow import run_stage as run
     from esans.train.launch import follow_if_not_leader
@@ -91,6 +93,7 @@ def _run_pipeline(arguments: list[str]) -> None:
     if source is None:
         return
     source.load()
+    check_pins()
     from esans.pipeline import run
 
     run(source)
@@ -101,6 +104,7 @@ def _run_validate(arguments: list[str]) -> None:
     if source is None:
         return
     settings = source.load()
+    check_pins()
     from esans.prepare.validate import print_report
 
     print_report(settings.prepare, settings.spark)
@@ -142,9 +146,10 @@ def _print_help(program: str, about: str) -> None:
         console.print(f"      {key.help}", markup=False)
 
 
-def _guarded(work: object) -> None:
+def _guarded(work: Callable[[], None]) -> None:
     try:
-        work()  # type: ignore[operator]
+        check_python()
+        work()
     except EsansError as error:
         kind = "config error" if isinstance(error, ConfigError) else "error"
         for line in str(error).splitlines():

@@ -1,0 +1,50 @@
+# Two commands for a newcomer: `make quickstart` and `make test`. `make help` lists the rest.
+# PYTHON=/path/to/python3.12 chooses the Python that .venv is made with.
+
+export PYTHON
+PY := .venv/bin/python
+TESTS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test lint unit integration format mlflow package clean distclean
+
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+setup: ## Make .venv, install the project, find or get Java
+	@sh tools/setup.sh
+
+quickstart: setup ## Run the whole chain on the bundled shop data and print the table of methods
+	@$(PY) jobs/pipeline.py --config conf/quickstart.yaml
+
+test: lint unit integration ## Lint, types, floors, unit tests, then tests with real components
+
+lint: setup ## ruff, mypy on esans/, import floors
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	.venv/bin/lint-imports
+
+unit: setup ## Fast tests (TESTS=tests/prepare picks some)
+	$(PY) -m pytest -m "not integration" $(TESTS)
+
+integration: setup ## A real Spark cluster, a real MLflow server, killed processes
+	$(PY) -m pytest -m integration tests
+
+format: setup ## Put the code into its one format
+	$(PY) -m ruff check --fix --select I .
+	$(PY) -m ruff format .
+
+mlflow: setup ## Open the MLflow UI on the quickstart's runs
+	$(PY) -m mlflow ui --backend-store-uri sqlite:///work/quickstart/mlflow.db
+
+package: setup ## dist/esans-*.whl to install, and the same as dist/esans.zip for --py-files
+	rm -rf build dist
+	$(PY) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	cp dist/esans-*.whl dist/esans.zip
+
+clean: ## Remove results and caches, keep .venv
+	rm -rf work build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache spark-warehouse metastore_db derby.log
+
+distclean: clean ## Remove .venv and .jdk too
+	rm -rf .venv .jdk esans.egg-info
