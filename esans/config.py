@@ -32,7 +32,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 def config(cls: type[T]) -> type[T]:
     """Make a class a configuration section: keyword-only, unknown keys refused, docstrings under fields kept for --help."""
-    return _pydantic_dataclass(cls, config=_RULES, kw_only=True)  # type: ignore[return-value, call-overload, no-any-return]
+    return _pydantic_dataclass(cls, config=_RULES, kw_only=True)  # type: ignore[return-value]
 
 
 def section(cls: type[T]) -> T:

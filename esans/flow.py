@@ -105,7 +105,13 @@ def run_stage(plan: Plan, name: str, parent: Run | None = None, label: str = "")
     cls = stage_class(name)
     run_name = f"{name}-{settings.method}" if settings.method and name in METHOD_STAGES else name
     with start_run(settings.tracking, settings.work_dir, run_name, parent.run_id if parent else None) as run:
-        run.tag(stage=name, fingerprint=planned.fingerprint, code_version=str(cls.code_version), bundle=planned.uri, method=settings.method or "")
+        run.tag(
+            stage=name,
+            fingerprint=planned.fingerprint,
+            code_version=str(cls.code_version),
+            bundle=planned.uri,
+            method=settings.method or "",
+        )
         run.params(flatten({**planned.config, "seed": settings.seed}, f"{name}."))
         run.params({f"input.{source}": uri for source, uri in planned.inputs.items()})
         context = StageContext(
@@ -130,6 +136,10 @@ def run_stage(plan: Plan, name: str, parent: Run | None = None, label: str = "")
 def _open_input(name: str, source: str, uri: str) -> Bundle:
     bundle = Bundle.find(uri)
     if bundle is None:
-        hint = "check the URI in the config" if source == "previous" else f"run `esans {source}` with the same config first, or `esans pipeline`"
+        hint = (
+            "check the URI in the config"
+            if source == "previous"
+            else f"run `esans {source}` with the same config first, or `esans pipeline`"
+        )
         raise BundleError(f"{name} needs the {source} bundle, and {uri} is not finished: {hint}.")
     return bundle

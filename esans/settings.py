@@ -112,7 +112,9 @@ class Source:
                 if foreign:
                     raise ConfigError(f"{path}: a method may only set {sorted(_OVERLAY_SECTIONS)}, not {sorted(foreign)}")
                 return overlay
-        raise ConfigError(f"method = {method!r}: no {method}.yaml in {', '.join(dict.fromkeys(folders))}. Known: {', '.join(_known(folders)) or 'none'}.")
+        raise ConfigError(
+            f"method = {method!r}: no {method}.yaml in {', '.join(dict.fromkeys(folders))}. Known: {', '.join(_known(folders)) or 'none'}."
+        )
 
 
 def _known(folders: Sequence[str]) -> list[str]:
@@ -120,5 +122,7 @@ def _known(folders: Sequence[str]) -> list[str]:
     for folder in folders:
         filesystem, stripped = fsspec.core.url_to_fs(folder)
         if filesystem.exists(stripped):
-            names |= {posixpath.basename(path).removesuffix(".yaml") for path in filesystem.ls(stripped, detail=False) if path.endswith(".yaml")}
+            names |= {
+                posixpath.basename(path).removesuffix(".yaml") for path in filesystem.ls(stripped, detail=False) if path.endswith(".yaml")
+            }
     return sorted(names)

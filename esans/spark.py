@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from esans.config import PositiveInt, Runtime, config
-from typing import Annotated
-import dataclasses
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -1,7 +1,8 @@
 """Evaluate.   spark-submit jobs/evaluate.py --config conf/quickstart.yaml"""
 
-from esans.cli import run_stage
 from esans.evaluate.stage import Evaluate
+
+from esans.cli import run_stage
 
 if __name__ == "__main__":
     run_stage(Evaluate)

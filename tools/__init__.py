@@ -1,0 +1,1 @@
+"""Set-up tools; standard library only."""

@@ -11,6 +11,7 @@ import hashlib
 import importlib.metadata
 import os
 import queue
+import re
 import shutil
 import subprocess
 import sys
@@ -34,7 +35,7 @@ from tools.java import ensure_java  # noqa: E402
 _STARTED = time.monotonic()
 _SILENCE = 15  # seconds without a line before a sign of life is printed
 # What a person needs to see of pip's output; the whole of it lies in LOG.
-_SHOWN = ("Collecting ", "Downloading ", "Building ", "Installing ", "Successfully ", "Obtaining ", "ERROR", "error")
+_SHOWN = re.compile(r"Collecting |Downloading .*[MG]B\)|Building |Installing |Successfully |ERROR|error")
 
 
 def main() -> int:
@@ -130,7 +131,7 @@ def _stream_pip(command: list[str]) -> bool:
                 continue
             log.write(line)
             text = line.strip()
-            if text.startswith(_SHOWN) and ".metadata" not in text:
+            if _SHOWN.match(text):
                 say(f"  {text if len(text) < 110 else text[:107] + '...'}")
     return pip.returncode == 0
 
