@@ -1,11 +1,106 @@
 """Configuration of the train stage."""
 
-from esans.config import config
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from esans.config import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Runtime, config, section
+from esans.model.config import ModelConfig
+
+
+@config
+class OptimizerConfig:
+    """Keys under `train.optimizer`."""
+
+    learning_rate: PositiveFloat = 0.002
+    """AdamW step size of the towers."""
+    table_learning_rate: PositiveFloat | None = None
+    """AdamW step size of the embedding tables; by default the towers'."""
+    weight_decay: NonNegativeFloat = 0.0001
+    """Decoupled weight decay of everything but the temperature."""
+    warmup_steps: NonNegativeInt = 50
+    """Steps over which the step size rises from 0."""
+    clip_norm: NonNegativeFloat = 5.0
+    """Largest global gradient norm; 0 leaves gradients alone."""
+
+
+@config
+class LoaderConfig:
+    """Keys under `train.loader`."""
+
+    window_shards: PositiveInt = 4
+    """Files that are held in memory together and permuted row by row; more mixes better and takes more memory."""
+    prefetch_batches: Annotated[PositiveInt, Runtime] = 8
+    """Batches that the reader prepares ahead of the step."""
+
+
+@config
+class LaunchConfig:
+    """Keys under `train.launch`: how the worker processes start."""
+
+    mode: Annotated[Literal["auto", "local", "torchrun", "spark"], Runtime] = "auto"
+    """local: one process; torchrun: processes on this host; spark: TorchDistributor on the executors; auto: local for one process, else torchrun. Started by torchrun itself, a job joins it whatever this says."""
+    processes: PositiveInt = 1
+    """World size. It changes which examples share a batch, hence the weights."""
+    threads: Annotated[NonNegativeInt, Runtime] = 0
+    """torch threads of each process; 0 divides the host's cores among its processes."""
+    device: Annotated[Literal["auto", "cpu", "cuda"], Runtime] = "auto"
+    """auto takes a GPU where there is one."""
 
 
 @config
 class TrainConfig:
     """Keys under `train`."""
 
+    negatives: list[dict[str, Any]] = dataclasses.field(
+        default_factory=lambda: [{"sampler": "in_batch"}, {"sampler": "easy"}, {"sampler": "hard"}]
+    )
+    """Groups of negatives; each has the key `sampler` and that sampler's own keys."""
+    correction: bool = True
+    """Correct global groups for their draw probabilities (METHOD 4b); false is the plain sampled softmax."""
+    temperature: Annotated[float, Field(ge=0.01, le=1)] = 0.1
+    """Temperature of the softmax, where it starts when learned."""
+    learn_temperature: bool = True
+    """Learn the temperature with the towers, within 0.01 .. 1."""
+    batch_size: PositiveInt = 1024
+    """Examples per step over all processes."""
+    epochs: PositiveInt = 20
+    """Most passes over the examples."""
+    patience: NonNegativeInt = 2
+    """Epochs without a better validation metric before training stops; 0 runs all epochs."""
+    validation_metric: Literal["recall@10", "recall@50", "recall@200", "ndcg@50", "mrr"] = "recall@50"
+    """Metric over the whole catalogue that early stopping looks at."""
+    validation_users: PositiveInt = 20_000
+    """Users of the validation split that are ranked after each epoch: the first so many in hash order."""
+    log_every: Annotated[PositiveInt, Runtime] = 50
+    """Steps between two looks at loss and speed; only then does the host wait for the device."""
+    model: ModelConfig = section(ModelConfig)
+    """The two towers."""
+    optimizer: OptimizerConfig = section(OptimizerConfig)
+    """AdamW."""
+    loader: LoaderConfig = section(LoaderConfig)
+    """Reading of the shards."""
+    launch: LaunchConfig = section(LaunchConfig)
+    """Worker processes."""
+    examples_fraction: Fraction = 1.0
+    """Share of the shard files to train on, for trials; 1 takes all."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size % self.launch.processes:
+            raise ValueError(
+                f"batch_size = {self.batch_size} is not a multiple of launch.processes = {self.launch.processes}; each process takes an equal part"
+            )
+        if self.launch.mode == "local" and self.launch.processes > 1:
+            raise ValueError(f"launch.mode = 'local' runs one process, but launch.processes = {self.launch.processes}; take torchrun or spark")
+        if not self.negatives:
+            raise ValueError("negatives is empty: name at least one group, such as [{sampler: uniform}]")
+
     def resolve_groups(self) -> None:
-        """Validate every negative group against its sampler's own Config."""
+        """Fill the defaults of every negative group in. Raises ConfigError naming the group and the key."""
+        # Samplers are torch modules that bring their own Config; imported last, so that other errors show at once.
+        from esans.negatives.registry import resolve
+
+        self.negatives = resolve(self.negatives)

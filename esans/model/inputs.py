@@ -1,0 +1,52 @@
+"""Item inputs: what an item is before the tower looks at it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class ItemInputs(nn.Module):
+    """Sum of an id embedding, a linear map of the frozen content vectors, and embeddings of side columns.
+
+    Linear in each part, so a weighted bag of items costs one pass over bags, never one vector per history place.
+    Shape letters: N items, F content dimensions, S side columns, D dimensions, H history places.
+    """
+
+    content_NF: Tensor
+    side_NS: Tensor
+
+    def __init__(self, num_items: int, dim: int, content_dim: int, side_sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.id_embedding = nn.Embedding(num_items, dim)
+        self.content_map = nn.Linear(content_dim, dim, bias=False) if content_dim else None
+        self.side_embeddings = nn.ModuleList(nn.Embedding(size, dim) for size in side_sizes)
+        # Frozen and rebuilt from bundles, hence outside the state dict.
+        self.register_buffer("content_NF", torch.zeros(num_items, content_dim), persistent=False)
+        self.register_buffer("side_NS", torch.zeros(num_items, len(side_sizes), dtype=torch.long), persistent=False)
+        for table in (self.id_embedding, *self.side_embeddings):
+            nn.init.normal_(table.weight, std=0.3 / dim**0.5)  # type: ignore[arg-type, operator]
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(n,) int64 -> (n, D)."""
+        total = self.id_embedding(ids)
+        if self.content_map is not None:
+            total = total + self.content_map(self.content_NF[ids])
+        for place, table in enumerate(self.side_embeddings):
+            total = total + table(self.side_NS[ids, place])
+        return total
+
+    def bag(self, ids_BH: Tensor, weights_BH: Tensor) -> Tensor:
+        """Weighted sum of the inputs of (B, H) items: (B, D). Weights of padding places are 0; their ids must be legal."""
+        total = _bag(self.id_embedding.weight, ids_BH, weights_BH)
+        if self.content_map is not None:
+            total = total + self.content_map(_bag(self.content_NF, ids_BH, weights_BH))
+        for place, table in enumerate(self.side_embeddings):
+            total = total + _bag(table.weight, self.side_NS[:, place][ids_BH], weights_BH)  # type: ignore[arg-type]
+        return total
+
+
+def _bag(table: Tensor, ids_BH: Tensor, weights_BH: Tensor) -> Tensor:
+    return nn.functional.embedding_bag(ids_BH, table, per_sample_weights=weights_BH.to(table.dtype), mode="sum")

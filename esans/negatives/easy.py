@@ -1,0 +1,101 @@
+"""Easy semantic negatives and their simple interpolation."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Generator, Tensor
+
+from esans.config import PositiveFloat, PositiveInt, config
+from esans.errors import ConfigError
+from esans.negatives.base import Batch, Context, Negatives, Sampler, Terms
+from esans.negatives.clusters import draw_clusters, draw_members, first_of_each
+from esans.negatives.edis import mix_scores, simple_weights
+from esans.negatives.tables import Catalogue
+
+
+class Easy(Sampler):
+    """Items of other primary clusters, nearby ones first, and mixes of them inside each cluster (METHOD 3 and 4)."""
+
+    kind = "semantic"
+
+    @config
+    class Config(Sampler.Config):
+        """Keys of an `easy` group."""
+
+        clusters: PositiveInt = 2
+        """m_c: primaries drawn per example, without replacement."""
+        per_cluster: Annotated[int, Field(ge=2)] = 5
+        """m_o: items drawn inside each primary."""
+        transition_temperature: PositiveFloat | None = None
+        """T_c of the draw between primaries; by default the table that the cluster stage wrote."""
+        interpolate: bool = True
+        """Add virtual negatives mixed inside each cluster: (m_o + 2)(m_o - 1) / 2 per cluster."""
+        unit_norm: bool = True
+        """Take virtual negatives at unit norm, which makes them harder than the raw mix where its score is positive."""
+        log_weight: float = 0.0
+        """Log-weight of the real terms in the denominator."""
+        virtual_log_weight: float = 0.0
+        """Log-weight of the virtual terms."""
+
+    config: Config
+
+    def __init__(self, config: Config, catalogue: Catalogue) -> None:
+        super().__init__(config, catalogue)
+        if catalogue.clusters is None:
+            raise ConfigError("train.negatives: the easy sampler needs cluster tables; run the cluster stage.")
+        self.tables = catalogue.clusters
+        primaries = len(self.tables.primary_count_P)
+        if config.clusters >= primaries:
+            raise ConfigError(
+                f"train.negatives: easy.clusters = {config.clusters}: must be below the number of primary clusters ({primaries})."
+            )
+        wanted = config.transition_temperature
+        transitions = self.tables.transitions_PP if wanted is None else self.tables.transitions_at(wanted)
+        # A sharp temperature underflows to 0; the floor keeps every other primary drawable, the diagonal never is.
+        log_transitions_PP = transitions.clamp_min(1e-30).log().fill_diagonal_(-torch.inf)
+        self.register_buffer("log_transitions_PP", log_transitions_PP, persistent=False)
+
+    log_transitions_PP: Tensor
+
+    def propose(self, batch: Batch, user_BD: Tensor, generator: Generator) -> Negatives:
+        """Draw (B, clusters, per_cluster) ids; masked: known ones, repeats in the row, positives without a cluster."""
+        primary_B = self.tables.item_primary_N[batch.target]
+        clusters_BC = draw_clusters(self.log_transitions_PP, primary_B, self.config.clusters, generator)
+        ids_BCM = draw_members(self.tables, clusters_BC, self.config.per_cluster, generator)
+        fresh = first_of_each(ids_BCM.flatten(1)).view_as(ids_BCM)
+        return Negatives(ids_BCM, fresh & ~batch.knows(ids_BCM) & (primary_B >= 0)[:, None, None])
+
+    def refine(self, negatives: Negatives, scores: Tensor, context: Context) -> list[Terms]:
+        """The draws, and virtual ones mixed inside each cluster."""
+        terms = super().refine(negatives, scores, context)
+        if not self.config.interpolate:
+            return terms
+        weights_BCVM, valid_BCV = simple_weights(negatives.valid, context.generator)
+        vectors = context.negative_vectors
+        gram_BCMM = vectors @ vectors.transpose(-1, -2) if self.config.unit_norm else None
+        virtual_BCV = mix_scores(scores, weights_BCVM.to(scores.dtype), gram_BCMM)
+        flat = virtual_BCV.flatten(1), valid_BCV.flatten(1)
+        return [*terms, Terms("easy_virtual", *flat, kind="semantic", log_weight=self.config.virtual_log_weight)]
+
+    def log_expected_count(self, batch: Batch, ids: Tensor) -> Tensor | None:
+        """m_o / size times the expected count of the item's primary, which is P_j (1 + sum_{k != j} P_k / (1 - P_k)) for m_c = 2 (METHOD 3)."""
+        if self.config.clusters > 2:
+            return None
+        p_BP = self.log_transitions_PP.exp()[self.tables.item_primary_N[batch.target].clamp_min(0)]
+        if self.config.clusters == 2:
+            odds_BP = p_BP / (1 - p_BP).clamp_min(1e-12)
+            p_BP = p_BP * (1 + odds_BP.sum(1, keepdim=True) - odds_BP)
+        ids_Bn = ids.expand(len(batch), -1)
+        primary_Bn = self.tables.item_primary_N[ids_Bn]
+        per_item_P = self.config.per_cluster / self.tables.primary_count_P
+        count_Bn = p_BP.gather(1, primary_Bn.clamp_min(0)) * per_item_P[primary_Bn.clamp_min(0)]
+        return torch.where(primary_Bn >= 0, count_Bn, 0.0).log()
+
+    def draws_per_example(self, batch: Batch) -> int:
+        """m_c * m_o real draws."""
+        return self.config.clusters * self.config.per_cluster
+
+

@@ -1,0 +1,102 @@
+"""Hard semantic negatives and their interpolation towards the positive."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Generator, Tensor
+
+from esans.config import PositiveInt, config
+from esans.errors import ConfigError
+from esans.negatives.base import Batch, Context, Negatives, Sampler, Terms
+from esans.negatives.clusters import draw_hard, first_of_each, hard_pool_sizes
+from esans.negatives.edis import hard_scores
+from esans.negatives.tables import Catalogue
+
+Mix = Annotated[float, Field(ge=-0.5, le=0.5)]
+
+
+class Hard(Sampler):
+    """Items of the positive's own primary cluster with another secondary code, and mixes with the positive (METHOD 3 and 4)."""
+
+    kind = "semantic"
+
+    @config
+    class Config(Sampler.Config):
+        """Keys of a `hard` group."""
+
+        num_negatives: PositiveInt = 5
+        """n_h: items drawn per example."""
+        interpolate: bool = True
+        """Add one virtual negative per draw, mixed with the positive."""
+        mix: Mix = 0.1
+        """lambda: share of the positive in a virtual negative; above 0 harder, below 0 easier."""
+        mix_high: Mix | None = None
+        """When set, lambda is drawn from U(mix, mix_high) for each term."""
+        unit_norm: bool = True
+        """Take virtual negatives at unit norm."""
+        detach_positive: bool = False
+        """Keep gradients of virtual negatives out of the positive's vector."""
+        log_weight: float = 0.0
+        """Log-weight of the real terms in the denominator."""
+        virtual_log_weight: float = 0.0
+        """Log-weight of the virtual terms."""
+
+        def __post_init__(self) -> None:
+            if self.mix_high is not None and self.mix_high < self.mix:
+                raise ValueError(f"mix_high = {self.mix_high} is below mix = {self.mix}; lambda is drawn from U(mix, mix_high)")
+
+    config: Config
+
+    def __init__(self, config: Config, catalogue: Catalogue) -> None:
+        super().__init__(config, catalogue)
+        if catalogue.clusters is None:
+            raise ConfigError("train.negatives: the hard sampler needs cluster tables; run the cluster stage.")
+        self.tables = catalogue.clusters
+
+    def propose(self, batch: Batch, user_BD: Tensor, generator: Generator) -> Negatives:
+        """Draw (B, num_negatives) ids; masked: known ones, repeats in the row, positives without a pool."""
+        ids_BH, pool_B = draw_hard(self.tables, batch.target, self.config.num_negatives, generator)
+        return Negatives(ids_BH, first_of_each(ids_BH) & ~batch.knows(ids_BH) & pool_B[:, None])
+
+    def refine(self, negatives: Negatives, scores: Tensor, context: Context) -> list[Terms]:
+        """The draws, and each one moved towards the positive."""
+        terms = super().refine(negatives, scores, context)
+        if not self.config.interpolate:
+            return terms
+        positive_BD, score_B = context.positive_vector, context.positive_score
+        if self.config.detach_positive:
+            positive_BD = positive_BD.detach()
+            score_B = (context.user * positive_BD).sum(-1)
+        cosine_BH = torch.einsum("bd,bhd->bh", positive_BD, context.negative_vectors) if self.config.unit_norm else None
+        virtual_BH = hard_scores(scores, score_B[:, None], self._mix(scores, context.generator), cosine_BH)
+        weight = self.config.virtual_log_weight
+        return [*terms, Terms("hard_virtual", virtual_BH, negatives.valid, kind="semantic", log_weight=weight)]
+
+    def _mix(self, scores_BH: Tensor, generator: Generator) -> Tensor:
+        low, high = self.config.mix, self.config.mix_high
+        if high is None:
+            return torch.full_like(scores_BH, low)
+        drawn = torch.rand(scores_BH.shape, generator=generator, device=scores_BH.device)
+        return (low + (high - low) * drawn).to(scores_BH.dtype)
+
+    def log_expected_count(self, batch: Batch, ids: Tensor) -> Tensor:
+        """n_h / pool size for items of the pool (the fallback's among them), -inf elsewhere."""
+        tables, ids_Bn = self.tables, ids.expand(len(batch), -1)
+        own_B, extra_B = hard_pool_sizes(tables, batch.target)
+        cell_B = tables.item_cell_N[batch.target]
+        primary_B1 = tables.item_primary_N[batch.target][:, None]
+        fallback_B1 = tables.cell_fallback_S[cell_B.clamp_min(0)][:, None]
+        item_primary_Bn = tables.item_primary_N[ids_Bn]
+        beside = (item_primary_Bn == primary_B1) & (tables.item_cell_N[ids_Bn] != cell_B[:, None])
+        topped_up = (item_primary_Bn == fallback_B1) & (fallback_B1 >= 0)
+        in_pool = (beside | topped_up) & (item_primary_Bn >= 0) & (cell_B >= 0)[:, None]
+        log_count = math.log(self.config.num_negatives) - (own_B + extra_B).clamp_min(1).log()[:, None]
+        return torch.where(in_pool, log_count, -torch.inf)
+
+    def draws_per_example(self, batch: Batch) -> int:
+        """n_h real draws."""
+        return self.config.num_negatives

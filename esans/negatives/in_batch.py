@@ -1,0 +1,42 @@
+"""In-batch negatives."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Generator, Tensor
+
+from esans.config import config
+from esans.negatives.base import Batch, Negatives, Sampler
+from esans.negatives.tables import Catalogue
+
+
+class InBatch(Sampler):
+    """The batch's other positives, corrected by their share among the train positives: a global group, METHOD 4b and 6."""
+
+    @config
+    class Config(Sampler.Config):
+        """Keys of an `in_batch` group."""
+
+    config: Config
+    log_probability_N: Tensor
+
+    def __init__(self, config: Config, catalogue: Catalogue) -> None:
+        super().__init__(config, catalogue)
+        # An item that was never a positive can't be drawn; log 0 = -inf adds nothing to a pooled count.
+        self.register_buffer("log_probability_N", catalogue.target_probability_N.log(), persistent=False)
+
+    def propose(self, batch: Batch, user_BD: Tensor, generator: Generator) -> Negatives:
+        """All positives of the batch, shared; padding rows are no draws."""
+        valid = ~batch.knows(batch.target) & (batch.weight > 0)[None, :]
+        return Negatives(batch.target, valid)
+
+    def log_expected_count(self, batch: Batch, ids: Tensor) -> Tensor:
+        """B times the item's share among the positives."""
+        return self.log_probability_N[ids] + math.log(self.draws_per_example(batch))
+
+    def draws_per_example(self, batch: Batch) -> int:
+        """B."""
+        return len(batch)
+
+

@@ -1,0 +1,59 @@
+"""Tables that samplers draw from, as tensors on the training device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class ClusterTables:
+    """MSAC cluster tables (METHOD 2): CSR of items sorted by (primary, secondary), and what lies around each item's cell.
+
+    Shape letters: N items, M assigned items, S non-empty cells, P primaries.
+    """
+
+    members_M: Tensor
+    """item_idx sorted by (c1, c2)."""
+    item_primary_N: Tensor
+    """c1 of each item, -1 where it has none."""
+    item_cell_N: Tensor
+    """Row of the item's cell in the cell tables, -1 where it has none."""
+    cell_offset_S: Tensor
+    """First place of the cell in `members_M`."""
+    cell_count_S: Tensor
+    """Items of the cell."""
+    cell_primary_S: Tensor
+    """c1 of the cell."""
+    cell_fallback_S: Tensor
+    """Primary that tops up the cell's hard pool, -1 where none is needed."""
+    primary_offset_P: Tensor
+    """First place of the primary in `members_M`."""
+    primary_count_P: Tensor
+    """Items of the primary."""
+    centroids_PD: Tensor
+    """Centroids of the primaries."""
+    transitions_PP: Tensor
+    """P(C_j | C_i), 0 on the diagonal."""
+
+    def to(self, device: torch.device | str) -> ClusterTables:
+        """The same tables on a device."""
+        return ClusterTables(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+
+    def transitions_at(self, temperature: float) -> Tensor:
+        """Transition probabilities between primaries at another temperature: softmax over j != i of -||P_i - P_j|| / T_c (METHOD 2)."""
+        distance_PP = torch.cdist(self.centroids_PD, self.centroids_PD)
+        distance_PP.fill_diagonal_(torch.inf)
+        return torch.softmax(-distance_PP / temperature, dim=1)
+
+
+@dataclass
+class Catalogue:
+    """What samplers know about the items."""
+
+    num_items: int
+    target_probability_N: Tensor
+    """Share of each item among the positives of the training examples."""
+    clusters: ClusterTables | None = None

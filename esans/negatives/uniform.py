@@ -1,0 +1,44 @@
+"""Uniform negatives (UNS)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Generator, Tensor
+
+from esans.config import PositiveInt, config
+from esans.negatives.base import Batch, Negatives, Sampler
+
+
+class Uniform(Sampler):
+    """Negatives drawn uniformly over the catalogue (UNS): a global group, METHOD 4b and 6.
+
+    One row of draws per example, or one pool for the whole batch, which encodes fewer items but correlates the negatives.
+    """
+
+    @config
+    class Config(Sampler.Config):
+        """Keys of a `uniform` group."""
+
+        num_negatives: PositiveInt = 64
+        """Draws per example, or per batch when `shared`."""
+        shared: bool = False
+        """One pool for the whole batch."""
+
+    config: Config
+
+    def propose(self, batch: Batch, user_BD: Tensor, generator: Generator) -> Negatives:
+        """Draw ids with replacement."""
+        draws = self.config.num_negatives
+        shape = (draws,) if self.config.shared else (len(batch), draws)
+        ids = torch.randint(self.num_items, shape, generator=generator, device=user_BD.device)
+        return Negatives(ids, valid=~batch.knows(ids))
+
+    def log_expected_count(self, batch: Batch, ids: Tensor) -> Tensor:
+        """num_negatives / N for every item."""
+        return torch.full(ids.shape, math.log(self.config.num_negatives / self.num_items), device=ids.device)
+
+    def draws_per_example(self, batch: Batch) -> int:
+        """num_negatives, shared or not."""
+        return self.config.num_negatives
