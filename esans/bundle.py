@@ -26,13 +26,12 @@ from typing import TYPE_CHECKING, Any
 import fsspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as pads
-import pyarrow.parquet as pq
 
 from esans import __version__
 from esans.errors import BundleError
 
 if TYPE_CHECKING:
+    import pyarrow.dataset as pads
     from pyspark.sql import DataFrame, SparkSession
 
 MANIFEST = "manifest.json"
@@ -82,6 +81,9 @@ class Table:
 
     def dataset(self) -> pads.Dataset:
         """The table as a pyarrow dataset; iterate over its batches where the table grows with the data."""
+        # Imported here: it brings pandas along, and configuration errors must not wait for that.
+        import pyarrow.dataset as pads
+
         filesystem, _ = fsspec.core.url_to_fs(self.uri)
         paths = [filesystem._strip_protocol(uri) for uri in self.file_uris]
         return pads.dataset(paths, format="parquet", filesystem=filesystem)
@@ -239,6 +241,8 @@ class BundleWriter:
 
     def write_arrow(self, name: str, table: pa.Table) -> Table:
         """Write an in-memory table of bounded size as table `name`."""
+        import pyarrow.parquet as pq
+
         uri = join(self.data_uri, name)
         filesystem, path = fsspec.core.url_to_fs(uri)
         filesystem.makedirs(path, exist_ok=True)
@@ -248,6 +252,8 @@ class BundleWriter:
 
     def adopt(self, name: str) -> Table:
         """Enter Parquet files that lie under `name` in this attempt into the manifest, with rows from their footers."""
+        import pyarrow.parquet as pq
+
         uri = join(self.data_uri, name)
         filesystem, path = fsspec.core.url_to_fs(uri)
         paths = sorted(found for found in filesystem.find(path) if found.endswith(".parquet"))

@@ -81,10 +81,12 @@ def _run_stage(name: str, about: str, arguments: list[str]) -> None:
     check_pins()
     from esans.flow import Plan
     from esans.flow import run_stage as run
-    from esans.train.launch import follow_if_not_leader
 
-    if name == "train" and follow_if_not_leader(settings.train):
-        return
+    if name == "train":
+        from esans.train.launch import follow_if_not_leader
+
+        if follow_if_not_leader(settings.train):
+            return
     run(Plan(settings), name)
 
 
@@ -92,7 +94,9 @@ def _run_pipeline(arguments: list[str]) -> None:
     source = _parse(arguments, "esans pipeline", "Every stage in order, skipping what is up to date.")
     if source is None:
         return
-    source.load()
+    # A mistake in the last method shows now, and not after the first ones were trained.
+    for method in source.load().pipeline.methods:
+        source.load(method)
     check_pins()
     from esans.pipeline import run
 

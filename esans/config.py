@@ -81,10 +81,19 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def build(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
     """Validate nested values into the dataclass `cls`. Raises ConfigError with one line per problem."""
     try:
-        return TypeAdapter(cls).validate_python(dict(values))
+        return TypeAdapter(cls).validate_python(_fill_empty_sections(cls, values))
     except ValidationError as error:
         lines = [_explain(cls, problem, prefix) for problem in error.errors()]
         raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+
+
+def _fill_empty_sections(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    # YAML reads a section whose keys are all commented out as null; it means the section's defaults.
+    filled = dict(values)
+    for name, info in cls.__pydantic_fields__.items():
+        if name in filled and dataclasses.is_dataclass(info.annotation) and isinstance(filled[name], Mapping | None):
+            filled[name] = _fill_empty_sections(info.annotation, filled[name] or {})
+    return filled
 
 
 def _explain(cls: type, problem: Any, prefix: str) -> str:
@@ -97,6 +106,9 @@ def _explain(cls: type, problem: Any, prefix: str) -> str:
         return f"{key}: unknown key.{hint} Allowed here: {', '.join(allowed)}."
     if problem["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return f"{key}: required, and not set."
+    if problem["type"] in ("dataclass_type", "dataclass_exact_type"):
+        allowed = _field_names(_descend(cls, path))
+        return f"{key} = {problem['input']!r}: must be a section with keys of its own. Allowed there: {', '.join(allowed)}."
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if problem["type"] == "value_error":
         return f"{key}: {message}" if key else message
@@ -177,7 +189,13 @@ def document(cls: Any, prefix: str = "") -> Iterator[Key]:
             yield from document(inner, f"{prefix}{name}.")
             continue
         default = info.get_default(call_default_factory=True)
-        yield Key(f"{prefix}{name}", _type_name(info.annotation), repr(default), " ".join((info.description or "").split()))
+        yield Key(f"{prefix}{name}", _type_name(info.annotation), repr(default), _help(cls, name))
+
+
+def _help(cls: Any, name: str) -> str:
+    # Pydantic reads the docstrings of a class's own body; those of inherited fields stand in the base.
+    infos = [getattr(base, "__pydantic_fields__", {}).get(name) for base in cls.__mro__]
+    return next((" ".join(info.description.split()) for info in infos if info is not None and info.description), "")
 
 
 def _type_name(annotation: Any) -> str:

@@ -83,19 +83,27 @@ class Source:
     def load(self, method: str | None = None) -> Settings:
         """Settings with a method's overlay: files < overlay of `method` < overrides.
 
+        Where a file names the method itself, the overlay goes right beneath that file, so that what --print_config prints
+        reads back as itself.
+
         Raises:
             ConfigError: a file is missing or broken, a key unknown, a value impossible, or the method unknown.
         """
-        values: dict[str, Any] = {}
-        for file in self.files:
-            values = merge(values, read_yaml(file))
         over: dict[str, Any] = {}
         for argument in self.overrides:
             over = merge(over, parse_override(argument))
-        chosen = method or over.get("method") or values.get("method")
+        layers = [read_yaml(file) for file in self.files]
+        chosen = method or over.get("method")
         if chosen is not None:
-            values = merge(values, self._overlay(str(chosen)))
+            layers.append(self._overlay(str(chosen)))
             over = {**over, "method": str(chosen)}
+        else:
+            naming = [place for place, layer in enumerate(layers) if layer.get("method")]
+            if naming:
+                layers.insert(naming[-1], self._overlay(str(layers[naming[-1]]["method"])))
+        values: dict[str, Any] = {}
+        for layer in layers:
+            values = merge(values, layer)
         settings = build(Settings, merge(values, over))
         settings.train.resolve_groups()
         return settings

@@ -2,7 +2,7 @@
 # Finds a Python that the project runs on and hands over to bootstrap.py. Whatever does not fit is named in the first line.
 # PYTHON=/path/to/python3.12 names one; otherwise the .venv's own, then the PATH, then pyenv's versions are tried by running them
 # (a pyenv shim may exist and still fail).
-root=$(cd "$(dirname "$0")/.." && pwd) || exit 1
+root=$(cd "${0%/*}/.." && pwd) || exit 1
 
 version_of() { "$1" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null; }
 
