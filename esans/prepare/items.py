@@ -1,0 +1,327 @@
+"""Checks the items table and its extra tables, row by row, and gives the columns their types."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import TYPE_CHECKING
+
+from esans import columns as C
+from esans.errors import DataError
+from esans.prepare import rejects as R
+from esans.prepare.config import ItemsConfig
+from esans.prepare.sources import as_id, as_number, column, is_number, is_text, missing_column, readable, require_columns, sql_condition, type_of
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame
+    from pyspark.sql.types import DataType
+
+NAME = "items"
+_KEY = "prepare.items"
+_VECTORS = {C.TEXT_VECTOR: "a text vector", C.IMAGE_VECTOR: "an image vector"}
+
+
+@dataclass(frozen=True)
+class _Mapped:
+    """A raw column, where it comes from, and what it is called inside."""
+
+    key: str
+    column: str
+    alias: str
+
+
+def mapped_columns(config: ItemsConfig) -> list[_Mapped]:
+    """Every raw column that the config names, the item id left out. Aliases are unique and end up in the reject rows."""
+    names = config.columns
+    text = [names.text] if isinstance(names.text, str) else names.text or []
+    found = [(f"{_KEY}.columns.text", name) for name in text]
+    for field in (C.TITLE, C.TEXT_VECTOR, C.IMAGE_VECTOR, C.AVAILABLE):
+        name = getattr(names, field)
+        if name is not None:
+            found.append((f"{_KEY}.columns.{field}", name))
+    found += [(f"{_KEY}.side.{name}.column", side.column) for name, side in config.side.items()]
+    seen: dict[str, _Mapped] = {}
+    for key, name in found:
+        seen.setdefault(name, _Mapped(key, name, name))
+    return list(seen.values())
+
+
+def join_extras(items: DataFrame, extras: dict[str, DataFrame], config: ItemsConfig) -> DataFrame:
+    """(item_id raw, every mapped column by its own name, __available) with the extra tables joined on their item id.
+
+    A column may be written `name.column` to say which extra table it comes from.
+
+    Raises:
+        DataError: a mapped column is in no table, or in several.
+    """
+    from pyspark.sql import functions as F
+
+    id_column = config.columns.item_id
+    require_columns(items, [(f"{_KEY}.columns.item_id", id_column)], NAME)
+    for name, extra in extras.items():
+        require_columns(extra, [(f"{_KEY}.extra.{name}.item_id", config.extra[name].item_id)], f"items.extra.{name}")
+    home = {mapped.column: _home(mapped, items, extras) for mapped in mapped_columns(config)}
+    available = sql_condition(items, config.available_where, f"{_KEY}.available_where") if config.available_where else F.lit(None).cast("boolean")
+    joined = items.select(
+        as_id(items, id_column, NAME, f"{_KEY}.columns.item_id").alias(C.ITEM_ID),
+        *[column(name).alias(name) for name, (table, _) in home.items() if table is None and name != C.ITEM_ID],
+        available.alias("__available"),
+    )
+    for extra_name, extra in extras.items():
+        label, key = f"items.extra.{extra_name}", f"{_KEY}.extra.{extra_name}.item_id"
+        wanted = [column(raw).alias(name) for name, (table, raw) in home.items() if table == extra_name]
+        if not wanted:
+            raise DataError(f"{label}: none of its columns is mapped. Name one under prepare.items.columns or prepare.items.side, or remove {key[:-8]}.")
+        rows = extra.select(as_id(extra, config.extra[extra_name].item_id, label, key).alias(C.ITEM_ID), *wanted)
+        rows = rows.where(F.col(C.ITEM_ID).isNotNull())
+        joined = joined.join(_one_each(rows), C.ITEM_ID, "left")
+    return joined
+
+
+def _home(mapped: _Mapped, items: DataFrame, extras: dict[str, DataFrame]) -> tuple[str | None, str]:
+    name = mapped.column
+    for extra in extras:
+        if name.startswith(f"{extra}.") and name.removeprefix(f"{extra}.") in extras[extra].columns:
+            return extra, name.removeprefix(f"{extra}.")
+    found: list[str | None] = [None] if name in items.columns else []
+    found += [extra for extra in extras if name in extras[extra].columns]
+    if not found:
+        everywhere = [*items.columns, *(f"{extra}.{other}" for extra in extras for other in extras[extra].columns)]
+        raise DataError(missing_column(NAME, mapped.key, name, everywhere))
+    if len(found) > 1:
+        places = ", ".join("items" if place is None else f"items.extra.{place}" for place in found)
+        raise DataError(f"items: column {name!r} ({mapped.key}) is in several tables: {places}. Write NAME.{name} with the name of the extra table.")
+    return found[0], name
+
+
+def _one_each(rows: DataFrame) -> DataFrame:
+    # Of several rows of one item: the one with the most values, then the smallest hash. Any partitioning gives the same.
+    from pyspark.sql import Window
+    from pyspark.sql import functions as F
+
+    names = [name for name in rows.columns if name != C.ITEM_ID]
+    filled = reduce(lambda total, name: total + column(name).isNotNull().cast("int"), names, F.lit(0))
+    best = Window.partitionBy(C.ITEM_ID).orderBy(filled.desc(), F.xxhash64(*[column(name) for name in names]))
+    return rows.withColumn("__place", F.row_number().over(best)).where("__place = 1").drop("__place")
+
+
+def check_items(joined: DataFrame, config: ItemsConfig) -> R.Checked:
+    """Typed catalogue of the rows that stay, and the rows that do not.
+
+    Of several rows with one item id the one with the most mapped values stays (then the one with the smallest hash).
+
+    Args:
+        joined: what `join_extras` returns.
+
+    Returns:
+        Checked, whose good rows hold item_id, available, and what is mapped of title, text, text_vector, image_vector, side_*.
+
+    Raises:
+        DataError: empty table, a column whose type cannot mean what it should, bad vectors under on_bad_vector=error.
+    """
+    from pyspark.sql import functions as F
+
+    typed, problems, soft = _typed(joined, config)
+    rows = joined.select(
+        C.ITEM_ID,
+        *[value.alias(name) for name, value in typed.items()],
+        F.array_compact(F.array(*problems)).alias("__bad") if problems else F.array().cast("array<struct<reason:string,column:string>>").alias("__bad"),
+        F.array_compact(F.array(*soft)).alias("__soft") if soft else F.array().cast("array<struct<reason:string,column:string>>").alias("__soft"),
+        _row_json(joined, config).alias(C.ROW),
+        reduce(lambda total, value: total + value.isNotNull().cast("int"), typed.values(), F.lit(0)).alias("__filled"),
+    ).persist()
+    with readable(NAME):
+        total = rows.count()
+        if total == 0:
+            raise DataError(f"items: the table is empty (0 rows): {config.path or config.table}. Check prepare.items.path.")
+        rows = _check_vectors(rows, config)
+        rows = _mark_duplicates(rows, config)
+        bad = rows.where(F.size("__bad") > 0).select(_rejected(F.col("__bad")[0], ""))
+        missing = rows.where(F.size("__bad") == 0).select(C.ROW, F.explode("__soft").alias("__one")).select(_rejected(F.col("__one"), R.SET_MISSING))
+        rejected = bad.select("rejected.*").unionByName(missing.select("rejected.*"))
+        good = rows.where(F.size("__bad") == 0).drop("__bad", "__soft", "__filled", C.ROW)
+        return R.Checked(NAME, total, good, rejected, R.count(rejected))
+
+
+def _rejected(problem: Column, prefix: str) -> Column:
+    from pyspark.sql import functions as F
+
+    return F.struct(
+        F.lit(NAME).alias(C.TABLE),
+        F.concat(F.lit(prefix), problem[C.REASON]).alias(C.REASON),
+        problem[C.COLUMN].alias(C.COLUMN),
+        F.col(C.ROW).alias(C.ROW),
+    ).alias("rejected")
+
+
+def _typed(joined: DataFrame, config: ItemsConfig) -> tuple[dict[str, Column], list[Column], list[Column]]:
+    # name inside -> typed value; problems that reject the row; problems that only drop a value
+    from pyspark.sql import functions as F
+
+    names = config.columns
+    typed: dict[str, Column] = {}
+    problems, soft = [R.problem(R.NULL, names.item_id, F.col(C.ITEM_ID).isNull())], []
+    value_problems = soft if config.on_bad_value == "missing" else problems
+    if names.title is not None:
+        typed[C.TITLE] = _words(joined, names.title)
+    if names.text is not None:
+        parts = [_words(joined, name) for name in ([names.text] if isinstance(names.text, str) else names.text)]
+        text = F.trim(F.concat_ws(" ", *parts))
+        typed[C.TEXT] = F.when(text != "", text)
+    for vector in _VECTORS:
+        name = getattr(names, vector)
+        if name is not None:
+            _require_vector(type_of(joined, name), name, f"{_KEY}.columns.{vector}")
+            typed[vector] = column(name).cast("array<float>")
+    available = F.col("__available")
+    if names.available is not None:
+        available, bad = _truth(joined, names.available)
+        value_problems.append(R.problem(R.NOT_A_BOOLEAN, names.available, bad))
+    typed[C.AVAILABLE] = F.coalesce(available, F.lit(config.available_when_missing if config.available_where or names.available else True))
+    for name, side in config.side.items():
+        key = f"{_KEY}.side.{name}"
+        if side.kind == "number":
+            value, bad = as_number(joined, side.column, NAME, key)
+            require_some_number(joined, side.column, value, NAME, f"{key}.column", f", or set {key}.kind to category")
+            value_problems.append(R.problem(R.NOT_A_NUMBER, side.column, bad))
+        else:
+            value = _category(joined, side.column, key)
+        typed[f"side_{name}"] = value
+    return typed, problems, soft
+
+
+def require_some_number(table: DataFrame, name: str, value: Column, label: str, key: str, other_cure: str = "") -> None:
+    """Raise DataError when a text column that should hold numbers holds none. Costs a pass over one column, and none for number columns."""
+    from pyspark.sql import functions as F
+
+    if not is_text(type_of(table, name)):
+        return
+    with readable(label):
+        found = table.agg(F.count(column(name)).alias("there"), F.count(value).alias("good"), F.min(column(name)).alias("first")).collect()[0]
+    if found["there"] and not found["good"]:
+        raise DataError(
+            f"{label}: column {name!r} ({key}) is text and holds no number: all {found['there']:,} values fail to convert "
+            f"(first: {found['first']!r}). Map another column{other_cure}."
+        )
+
+
+def _words(table: DataFrame, name: str) -> Column:
+    # Text of any column. Numbers in a list become words with the column's name, so that 7 of one list is not 7 of another.
+    from pyspark.sql import functions as F
+    from pyspark.sql.types import ArrayType, BinaryType, MapType, StructType
+
+    kind = type_of(table, name)
+    if isinstance(kind, ArrayType) and not isinstance(kind.elementType, ArrayType | StructType | MapType | BinaryType):
+        prefix = name if is_number(kind.elementType) else ""
+        value = F.array_join(F.transform(column(name), lambda word: F.concat(F.lit(prefix), word.cast("string"))), " ")
+    elif isinstance(kind, ArrayType | StructType | MapType | BinaryType):
+        raise DataError(f"items: column {name!r} has type {kind.simpleString()}, which is no text. Map a column of strings, numbers or lists of them.")
+    else:
+        value = F.trim(column(name).cast("string"))
+    return F.when(value != "", value)
+
+
+def _category(table: DataFrame, name: str, key: str) -> Column:
+    from pyspark.sql import functions as F
+    from pyspark.sql.types import ArrayType, BinaryType, MapType, StructType
+
+    kind = type_of(table, name)
+    if isinstance(kind, ArrayType | StructType | MapType | BinaryType):
+        raise DataError(f"items: column {name!r} ({key}.column) has type {kind.simpleString()}; a category is one string or number.")
+    text = F.trim(column(name).cast("string"))
+    return F.when(text != "", text)
+
+
+def _truth(table: DataFrame, name: str) -> tuple[Column, Column]:
+    from pyspark.sql import functions as F
+    from pyspark.sql.types import BooleanType
+
+    kind = type_of(table, name)
+    if not (is_number(kind) or is_text(kind) or isinstance(kind, BooleanType)):
+        raise DataError(f"items: column {name!r} ({_KEY}.columns.available) has type {kind.simpleString()}; a boolean, 0/1 or true/false belongs there.")
+    raw = F.trim(column(name)) if is_text(kind) else column(name)
+    value = raw.try_cast("boolean")
+    there = raw.isNotNull() & (raw != "") if is_text(kind) else raw.isNotNull()
+    return value, there & value.isNull()
+
+
+def _require_vector(kind: DataType, name: str, key: str) -> None:
+    from pyspark.sql.types import ArrayType
+
+    if not (isinstance(kind, ArrayType) and is_number(kind.elementType)):
+        raise DataError(f"items: column {name!r} ({key}) has type {kind.simpleString()}; an array of numbers belongs there.")
+
+
+def _row_json(joined: DataFrame, config: ItemsConfig) -> Column:
+    # Vectors and binary columns would dwarf everything else: their size says enough.
+    from pyspark.sql import functions as F
+    from pyspark.sql.types import ArrayType, BinaryType
+
+    shown: list[Column] = [F.col(C.ITEM_ID).alias(config.columns.item_id)]
+    for mapped in mapped_columns(config):
+        if mapped.column in (C.ITEM_ID, config.columns.item_id):
+            continue
+        kind = type_of(joined, mapped.column)
+        if isinstance(kind, ArrayType | BinaryType):
+            size = F.size(column(mapped.column)) if isinstance(kind, ArrayType) else F.octet_length(column(mapped.column))
+            shown.append(F.concat(size.cast("string"), F.lit(" values")).alias(mapped.alias))
+        else:
+            shown.append(column(mapped.column).cast("string").alias(mapped.alias))
+    return F.to_json(F.struct(*shown), {"ignoreNullFields": "false"})
+
+
+def _check_vectors(rows: DataFrame, config: ItemsConfig) -> DataFrame:
+    from pyspark.sql import functions as F
+
+    for vector, what in _VECTORS.items():
+        name = getattr(config.columns, vector)
+        if name is None:
+            continue
+        sizes = rows.where(F.col(vector).isNotNull()).groupBy(F.size(vector).alias("size")).count().orderBy(F.desc("count"), F.desc("size")).limit(1).collect()
+        if not sizes:
+            raise DataError(f"items: column {name!r} ({_KEY}.columns.{vector}) has no value at all. Map another column, or none.")
+        length = sizes[0]["size"]
+        checks = [
+            (R.WRONG_LENGTH, f"whose length is not {length}", F.size(vector) != length),
+            (R.NOT_FINITE, "with NaN, infinity or null inside", F.exists(vector, lambda x: x.isNull() | F.isnan(x) | (F.abs(x) == float("inf")))),
+            (R.ZERO_VECTOR, "that are all zeros", F.forall(vector, lambda x: x == 0)),
+        ]
+        _require_good_vectors(rows, vector, name, what, checks, config)
+        bad = F.coalesce(*[R.problem(reason, name, condition) for reason, _, condition in checks])
+        rows = rows.withColumn("__vector", bad)
+        rows = rows.withColumn("__soft", F.array_compact(F.array_append("__soft", F.col("__vector"))))
+        rows = rows.withColumn(vector, F.when(F.col("__vector").isNull(), F.col(vector))).drop("__vector")
+    return rows
+
+
+def _require_good_vectors(
+    rows: DataFrame, vector: str, name: str, what: str, checks: Sequence[tuple[str, str, Column]], config: ItemsConfig
+) -> None:
+    from pyspark.sql import functions as F
+
+    if config.on_bad_vector == "missing":
+        return
+    wanted = []
+    for place, (_, _, condition) in enumerate(checks):
+        wanted += [F.count_if(condition).alias(f"n{place}"), F.min(F.when(condition, F.struct(C.ITEM_ID, F.size(vector)))).alias(f"e{place}")]
+    found = rows.agg(*wanted).collect()[0]
+    for place, (_, words, _) in enumerate(checks):
+        if found[f"n{place}"]:
+            item, length = found[f"e{place}"]
+            raise DataError(
+                f"items: column {name!r} has {found[f'n{place}']:,} {'row' if found[f'n{place}'] == 1 else 'rows'} {words} "
+                f"(first: item_id {item!r}, length {length}).\n"
+                f"Fix the rows, or set prepare.items.on_bad_vector=missing to treat them as items without {what}."
+            )
+
+
+def _mark_duplicates(rows: DataFrame, config: ItemsConfig) -> DataFrame:
+    from pyspark.sql import Window
+    from pyspark.sql import functions as F
+
+    # A row that is rejected for another reason must not push out a good row with the same id.
+    best = Window.partitionBy(C.ITEM_ID).orderBy(F.size("__bad"), F.desc("__filled"), F.xxhash64(C.ROW), C.ROW)
+    rows = rows.withColumn("__place", F.row_number().over(best))
+    duplicate = R.problem(R.DUPLICATE, config.columns.item_id, (F.col("__place") > 1) & F.col(C.ITEM_ID).isNotNull())
+    return rows.withColumn("__bad", F.array_compact(F.array_append("__bad", duplicate))).drop("__place")
