@@ -1,8 +1,131 @@
 """Configuration of the features stage."""
 
-from esans.config import config
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from esans.config import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, config, section
+from esans.features.registry import BEHAVIOUR_ENCODERS, IMAGE_ENCODERS, TEXT_ENCODERS, check
+
+OnBadLength = Literal["missing", "error"]
+
+
+@config
+class TfIdfConfig:
+    """The built-in text encoder: hashed TF-IDF, then a projection; nothing is downloaded."""
+
+    buckets: Annotated[int, Field(ge=16, le=1 << 20)] = 1 << 16
+    """Hash buckets for words. The projection takes buckets x dim x 4 bytes on the driver and on each worker. 16 to 1,048,576."""
+    min_items: PositiveInt = 2
+    """A word in fewer items than this is ignored. Items; at least 1."""
+    ngrams: Annotated[int, Field(ge=1, le=3)] = 1
+    """Longest run of words that counts as one term. 1 to 3."""
+    projection: Literal["svd", "random"] = "svd"
+    """`svd`: truncated singular vectors fitted on a sample (latent semantics); `random`: seeded Gaussian directions."""
+    max_fit_items: PositiveInt = 200_000
+    """Items sampled to the driver to fit `svd`: about 0.5 kB each for 50 words. At least 1."""
+
+
+@config
+class TextConfig:
+    """Text vectors."""
+
+    encoder: str = "auto"
+    """`auto` takes ready vectors where prepare mapped a text_vector column, else TF-IDF of the text or title; or `tfidf`, `columns`, `none`."""
+    dim: Annotated[int, Field(ge=2, le=4096)] = 128
+    """Length of TF-IDF vectors; ready vectors keep their own. 2 to 4096."""
+    on_bad_length: OnBadLength = "missing"
+    """What becomes of ready vectors whose length differs from the commonest one: `missing` (counted) or `error`."""
+    tfidf: TfIdfConfig = section(TfIdfConfig)
+    """The built-in encoder."""
+
+    def __post_init__(self) -> None:
+        check(TEXT_ENCODERS, self.encoder, "text.encoder")
+
+
+@config
+class ImageConfig:
+    """Image vectors."""
+
+    encoder: str = "auto"
+    """`auto` takes ready vectors where prepare mapped an image_vector column, else none; or `columns`, `none`."""
+    on_bad_length: OnBadLength = "missing"
+    """What becomes of vectors whose length differs from the commonest one: `missing` (counted) or `error`."""
+
+    def __post_init__(self) -> None:
+        check(IMAGE_ENCODERS, self.encoder, "image.encoder")
+
+
+@config
+class GraphConfig:
+    """The item graph: who was bought with whom, from the train split alone."""
+
+    max_history: PositiveInt = 200
+    """Latest train positives of a user that count; caps what one heavy user can add. Events; at least 1."""
+    window: PositiveInt = 20
+    """Two positives of a user count as a pair when at most this many positions apart: max_history x window pairs a user at most. At least 1."""
+    half_life_days: PositiveFloat | None = 30.0
+    """A pair weighs half for each this many days between its two events; null weighs all alike. Days; above 0."""
+    popularity_exponent: Fraction = 0.5
+    """Pair weights are divided by (count_i count_j)^this: 0 keeps popular items on top, 0.5 is the cosine, 1 favours the rare."""
+    shrinkage: NonNegativeFloat = 5.0
+    """Added to that divisor, so that pairs seen once do not lead. Events; 0 or more."""
+    neighbours: PositiveInt = 50
+    """Strongest neighbours kept per item. At least 1."""
+
+
+@config
+class LandmarksConfig:
+    """The built-in embedding of the graph: truncated singular vectors over its most popular items."""
+
+    landmarks: PositiveInt = 32_768
+    """Most popular items that serve as columns: landmarks x dim x 4 bytes on the driver and on each worker. At least 1."""
+    max_fit_items: PositiveInt = 200_000
+    """Items sampled to the driver to fit the singular vectors: at most 8 bytes x neighbours each. At least 1."""
+    self_weight: NonNegativeFloat = 1.0
+    """Weight of an item as its own neighbour, so that direct neighbours end up close too. 0 or more."""
+
+
+@config
+class BehaviourConfig:
+    """Behaviour vectors, fitted on the train split alone."""
+
+    encoder: str = "auto"
+    """How the graph is embedded: `landmarks` (which `auto` means), or `none`."""
+    dim: Annotated[int, Field(ge=2, le=4096)] = 128
+    """Length of behaviour vectors. 2 to 4096."""
+    min_events: NonNegativeInt = 1
+    """Items with fewer train positives get no behaviour vector. Events; 0 or more."""
+    graph: GraphConfig = section(GraphConfig)
+    """The item graph."""
+    landmarks: LandmarksConfig = section(LandmarksConfig)
+    """The built-in embedding."""
+
+    def __post_init__(self) -> None:
+        check(BEHAVIOUR_ENCODERS, self.encoder, "behaviour.encoder")
+
+
+@config
+class SideConfig:
+    """Side columns as small integer codes; code 0 is missing or unknown."""
+
+    max_categories: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    """Commonest values of a category that get a code of their own; the rest are unknown. 1 to 1,000,000."""
+    buckets: Annotated[int, Field(ge=2, le=256)] = 32
+    """Quantile buckets of a number. 2 to 256."""
 
 
 @config
 class FeaturesConfig:
     """Keys under `features`."""
+
+    text: TextConfig = section(TextConfig)
+    """Text vectors."""
+    image: ImageConfig = section(ImageConfig)
+    """Image vectors."""
+    behaviour: BehaviourConfig = section(BehaviourConfig)
+    """The item graph and behaviour vectors."""
+    side: SideConfig = section(SideConfig)
+    """Side columns."""

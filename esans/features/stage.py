@@ -1,0 +1,110 @@
+"""Stage `features`: text, image and behaviour vectors per item, the item graph, and side codes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from esans.bundle import BundleWriter
+from esans.columns import BEHAVIOUR_MODALITY, IMAGE_MODALITY, IMAGE_VECTOR, ITEM_IDX, MODALITIES, TEXT, TEXT_MODALITY, TEXT_VECTOR, TITLE
+from esans.errors import DataError
+from esans.features.registry import AUTO, BEHAVIOUR_ENCODERS, IMAGE_ENCODERS, NONE, TEXT_ENCODERS, Interactions, Job, load
+from esans.progress import say, spark_step
+from esans.stage import Inputs, Stage
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+    from esans.features.vectors import Clean
+
+
+class Features(Stage):
+    """Text, image and behaviour vectors per item, the item graph, and side columns as codes (METHOD 1)."""
+
+    name = "features"
+    code_version = 1
+    inputs = ("prepare",)
+
+    def run(self, inputs: Inputs, out: BundleWriter) -> None:
+        """Write graph, vectors and side; behaviour and graph read the train split alone.
+
+        Raises:
+            DataError: no item has a vector in any modality, or a chosen encoder lacks its column.
+        """
+        from esans.features.graph import item_graph, train_events
+        from esans.features.side import side_codes
+
+        prepare, spark = inputs["prepare"], self.context.spark
+        num_items = int(prepare.facts["num_items"])
+        items = prepare.table("items").spark(spark)
+        events = train_events(prepare.table("interactions").spark(spark))
+        with spark_step(spark, "item graph"):
+            graph = out.write("graph", item_graph(events, num_items, self.config.behaviour.graph)).spark(spark)
+        modalities: dict[str, Clean] = {}
+        for modality in MODALITIES:
+            with spark_step(spark, f"{modality} vectors"):
+                found = self._encode(modality, items, Interactions(graph, events), num_items, out)
+            if found is not None and found.present:
+                modalities[modality] = found
+        if not modalities:
+            raise DataError(
+                f"items: none of {num_items:,} items has a text, image or behaviour vector.\n"
+                "Map a title, text, text_vector or image_vector column in the prepare section, or bring items that share users."
+            )
+        with spark_step(spark, "vectors and side columns"):
+            out.write("vectors", _together(items, modalities))
+            codes, cardinality = side_codes(items, prepare.facts["side"], self.config.side)
+            out.write("side", codes.orderBy(ITEM_IDX))
+        out.state({"num_items": num_items, "modalities": {name: clean.dim for name, clean in modalities.items()}, "side": cardinality})
+        self._report_graph(graph, num_items, out)
+        spark.catalog.clearCache()
+
+    def _encode(self, modality: str, items: DataFrame, interactions: Interactions, num_items: int, out: BundleWriter) -> Clean | None:
+        from esans.features.vectors import clean
+
+        section, name = getattr(self.config, modality), self._encoder(modality, items)
+        if name == NONE:
+            return None
+        encoders = {TEXT_MODALITY: TEXT_ENCODERS, IMAGE_MODALITY: IMAGE_ENCODERS, BEHAVIOUR_MODALITY: BEHAVIOUR_ENCODERS}[modality]
+        source = interactions if modality == BEHAVIOUR_MODALITY else items
+        encoded = load(encoders, name)(source, section, Job(self.context.spark, modality, self.context.seed, num_items))
+        found = clean(encoded.frame, encoded.dim)
+        out.report(encoded.figures)
+        out.report({f"{modality}.coverage": found.present / max(num_items, 1)})
+        out.report({f"{modality}.{problem}": count for problem, count in found.problems.items()})
+        say(f"  {modality} ({name}): {found.present:,} of {num_items:,} items, {found.dim} floats each")
+        for problem, count in found.problems.items():
+            if count:
+                say(f"  {modality}: {count:,} vectors are {problem.replace('_', ' ')} and count as missing")
+        return found
+
+    def _encoder(self, modality: str, items: DataFrame) -> str:
+        chosen = str(getattr(self.config, modality).encoder)
+        if chosen != AUTO:
+            return chosen
+        if modality == BEHAVIOUR_MODALITY:
+            return "landmarks"
+        if modality == IMAGE_MODALITY:
+            return "columns" if IMAGE_VECTOR in items.columns else NONE
+        if TEXT_VECTOR in items.columns:
+            return "columns"
+        return "tfidf" if {TEXT, TITLE} & set(items.columns) else NONE
+
+    def _report_graph(self, graph: DataFrame, num_items: int, out: BundleWriter) -> None:
+        from pyspark.sql import functions as F
+
+        from esans.features.figures import coverage_figure
+
+        row = graph.agg(F.count(F.lit(1)).alias("edges"), F.count_distinct(ITEM_IDX).alias("items")).first()
+        assert row is not None
+        out.report({"graph.edges": row["edges"], "graph.items": row["items"], "graph.coverage": row["items"] / max(num_items, 1)})
+        self.context.run.figure(coverage_figure(out.figures), "coverage.png")
+
+
+def _together(items: DataFrame, modalities: dict[str, Clean]) -> DataFrame:
+    """One row per item in the order of item_idx, a null where a modality is missing."""
+    from esans.features.vectors import VECTOR
+
+    table = items.select(ITEM_IDX)
+    for name, clean in modalities.items():
+        table = table.join(clean.frame.withColumnRenamed(VECTOR, name), ITEM_IDX, "left")
+    return table.orderBy(ITEM_IDX)
