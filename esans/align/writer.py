@@ -1,0 +1,64 @@
+"""Write aligned vectors window by window, in files that Spark can read in parallel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from esans.align.model import Aligner, fill_missing
+from esans.align.reader import Reader, Rows
+from esans.columns import ITEM_IDX, MEAN, PRESENT
+from esans.progress import Bar
+
+_ROWS_PER_GROUP = 32_768
+_CHUNK = 8_192
+
+
+def schema(modalities: list[str]) -> pa.Schema:
+    """item_idx, one list<float> per modality and for the mean, present list<bool>."""
+    vectors = [(name, pa.list_(pa.float32())) for name in [*modalities, MEAN]]
+    return pa.schema([(ITEM_IDX, pa.int64()), *vectors, (PRESENT, pa.list_(pa.bool_()))])
+
+
+def write_vectors(reader: Reader, model: Aligner, folder: Path, rows_per_file: int) -> int:
+    """Align every item that has a modality; returns how many have none and got no row."""
+    folder.mkdir(parents=True)
+    columns = schema(model.names)
+    unaligned = done = number = 0
+    writer, in_file = pq.ParquetWriter(folder / f"part-{number:05d}.parquet", columns, compression="zstd"), 0
+    try:
+        with Bar("write aligned vectors", total=None, unit="items") as bar:
+            for window in reader.windows():
+                some = window.present.any(axis=1)
+                unaligned += int((~some).sum())
+                for start in range(0, len(window), _CHUNK):
+                    part = np.flatnonzero(some[start : start + _CHUNK]) + start
+                    if in_file >= rows_per_file:
+                        writer.close()
+                        number, in_file = number + 1, 0
+                        writer = pq.ParquetWriter(folder / f"part-{number:05d}.parquet", columns, compression="zstd")
+                    writer.write_table(_table(window.take(part), model, columns), row_group_size=_ROWS_PER_GROUP)
+                    in_file, done = in_file + len(part), done + len(part)
+                    bar.update(done)
+    finally:
+        writer.close()
+    return unaligned
+
+
+@torch.no_grad()
+def _table(rows: Rows, model: Aligner, columns: pa.Schema) -> pa.Table:
+    device = next(model.parameters()).device
+    aligned_NMD = model([torch.from_numpy(x).to(device) for x in rows.vectors])
+    filled_NMD, mean_ND = fill_missing(aligned_NMD, torch.from_numpy(rows.present).to(device))
+    filled, mean = filled_NMD.cpu().numpy(), mean_ND.cpu().numpy()
+    vectors = [_lists(filled[:, place]) for place in range(filled.shape[1])]
+    return pa.Table.from_arrays([pa.array(rows.item), *vectors, _lists(mean), _lists(rows.present)], schema=columns)
+
+
+def _lists(values: np.ndarray) -> pa.Array:
+    offsets = np.arange(0, values.size + 1, values.shape[1], dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.ascontiguousarray(values).reshape(-1)))
