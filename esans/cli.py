@@ -82,12 +82,16 @@ def _run_stage(name: str, about: str, arguments: list[str]) -> None:
     from esans.flow import Plan
     from esans.flow import run_stage as run
 
-    if name == "train":
-        from esans.train.launch import follow_if_not_leader
+    if name != "train":
+        run(Plan(settings), name)
+        return
+    from esans.train.launch import follow_if_not_leader, release_followers
 
-        if follow_if_not_leader(settings.train):
-            return
-    run(Plan(settings), name)
+    if not follow_if_not_leader(settings.train):
+        try:
+            run(Plan(settings), name)
+        finally:
+            release_followers(settings.train)
 
 
 def _run_pipeline(arguments: list[str]) -> None:

@@ -32,8 +32,8 @@ def headline(message: str) -> None:
 class Bar:
     """A progress bar on a terminal; a line every ten seconds in a log."""
 
-    def __init__(self, description: str, total: int | None, unit: str = "") -> None:
-        self.description, self.total, self.unit = description, total, unit
+    def __init__(self, description: str, total: int | None, unit: str = "", show: bool = True) -> None:
+        self.description, self.total, self.unit, self.show = description, total, unit, show
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._done = 0
@@ -41,7 +41,7 @@ class Bar:
         self._next_line = 0.0
 
     def __enter__(self) -> Bar:
-        if console.is_terminal:
+        if console.is_terminal and self.show:
             self._progress = Progress(
                 SpinnerColumn(),
                 TextColumn("{task.description}"),
@@ -70,7 +70,7 @@ class Bar:
         self.total = total or self.total
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=done, total=self.total, suffix=self._suffix)
-        elif console.get_time() >= self._next_line:
+        elif self.show and console.get_time() >= self._next_line:
             self._next_line = console.get_time() + _LOG_INTERVAL
             self._print_line()
 

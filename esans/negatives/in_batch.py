@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Generator, Tensor
 
 from esans.config import config
@@ -27,8 +28,9 @@ class InBatch(Sampler):
         self.register_buffer("log_probability_N", catalogue.target_probability_N.log(), persistent=False)
 
     def propose(self, batch: Batch, user_BD: Tensor, generator: Generator) -> Negatives:
-        """All positives of the batch, shared; padding rows are no draws."""
-        valid = ~batch.knows(batch.target) & (batch.weight > 0)[None, :]
+        """All positives of the batch, shared; padding rows are no draws, nor are items without a share to correct by."""
+        drawn = (batch.weight > 0) & torch.isfinite(self.log_probability_N[batch.target])
+        valid = ~batch.knows(batch.target) & drawn[None, :]
         return Negatives(batch.target, valid)
 
     def log_expected_count(self, batch: Batch, ids: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ def train_positives(prepared: Bundle, spark: SparkSession, config: ShardsConfig)
 def known_positives(train: DataFrame) -> DataFrame:
     """The last KNOWN_SIZE distinct train positives of each user, ascending, so that membership is a binary search (METHOD 3)."""
     events = train.groupBy(c.USER_IDX, c.ITEM_IDX).agg(F.max(c.POSITION).alias(c.POSITION))
-    events = events.select(c.USER_IDX, F.struct(F.col(c.POSITION), F.col(c.ITEM_IDX).cast("int")).alias("event"))
+    events = events.select(c.USER_IDX, F.struct(F.col(c.POSITION), F.col(c.ITEM_IDX).cast("int").alias(c.ITEM_IDX)).alias("event"))
     latest = F.slice(F.sort_array(F.collect_list("event"), asc=False), 1, c.KNOWN_SIZE)
     return events.groupBy(c.USER_IDX).agg(F.sort_array(_pad(latest[c.ITEM_IDX], c.KNOWN_SIZE)).alias(c.KNOWN))
 

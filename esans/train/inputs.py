@@ -1,0 +1,129 @@
+"""What a worker reads besides the shards: content, side codes, draw probabilities, cluster tables, validation users."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from esans import columns as c
+from esans.bundle import Bundle
+from esans.model.config import ModelConfig
+from esans.model.towers import TwoTower
+from esans.negatives.tables import Catalogue, ClusterTables
+from esans.retrieval.ragged import Ragged
+
+
+def build_model(config: ModelConfig, inputs: Mapping[str, Bundle]) -> TwoTower:
+    """The untrained towers with their frozen content and side codes in place, on the CPU."""
+    content = content_vectors(inputs["align"]) if config.content else None
+    side, sizes = side_codes(inputs["features"]) if config.side else (None, [])
+    shards = inputs["shards"].facts
+    content_dim = 0 if content is None else content.shape[1]
+    model = TwoTower(config, shards["num_items"], shards["num_users"], shards["history_length"], content_dim, sizes)
+    model.set_content(content, side)
+    return model
+
+
+def content_vectors(align: Bundle) -> Tensor:
+    """Aligned modalities side by side: (N, M * d_a) float32; zeros for items without any modality, which have only their id."""
+    num_items, table = align.facts["num_items"], align.table("vectors")
+    parts = [table.dense(c.ITEM_IDX, modality, num_items) for modality in align.facts["modalities"]]
+    return torch.from_numpy(np.concatenate(parts, axis=1))
+
+
+def side_codes(features: Bundle) -> tuple[Tensor | None, list[int]]:
+    """Codes of the side columns (N, S) int64 and the number of codes of each."""
+    sizes: Mapping[str, int] = features.facts.get("side", {})
+    if not sizes:
+        return None, []
+    table, num_items = features.table("side"), features.facts["num_items"]
+    codes = [table.dense(c.ITEM_IDX, name, num_items, dtype=np.int64) for name in sizes]
+    return torch.from_numpy(np.stack(codes, axis=1)), list(sizes.values())
+
+
+def load_catalogue(shards: Bundle, cluster: Bundle | None) -> Catalogue:
+    """What samplers know about the items, on the CPU."""
+    num_items = shards.facts["num_items"]
+    counts = torch.from_numpy(shards.table("target_counts").dense(c.ITEM_IDX, c.COUNT, num_items, dtype=np.float64))
+    probability = (counts / counts.sum()).float()
+    return Catalogue(num_items, probability, load_clusters(cluster) if cluster is not None else None)
+
+
+def load_clusters(cluster: Bundle) -> ClusterTables:
+    """The cluster tables as tensors, on the CPU."""
+    num_items, primaries = cluster.facts["num_items"], cluster.facts["num_primary"]
+    members = cluster.table("members")
+    cells = cluster.table("cells").arrow().sort_by(c.OFFSET)
+    table = cluster.table("primaries")
+    cell_offset = torch.from_numpy(cells[c.OFFSET].to_numpy().astype(np.int64))
+    members_M = torch.from_numpy(members.dense("position", c.ITEM_IDX, members.rows, dtype=np.int64))
+    cell_count = torch.from_numpy(cells[c.COUNT].to_numpy().astype(np.int64))
+    item_cell = torch.full((num_items,), -1, dtype=torch.int64)
+    item_cell[members_M] = torch.repeat_interleave(torch.arange(len(cell_count)), cell_count)
+    cell_primary = torch.from_numpy(cells[c.PRIMARY].to_numpy().astype(np.int64))
+    item_primary = torch.where(item_cell >= 0, cell_primary[item_cell.clamp_min(0)], -1)
+
+    def primary(column: str, dtype: type) -> Tensor:
+        return torch.from_numpy(table.dense(c.PRIMARY, column, primaries, dtype=dtype))
+
+    transitions = cluster.table("transitions").dense(c.PRIMARY, c.PROBABILITIES, primaries)
+    return ClusterTables(
+        members_M=members_M,
+        item_primary_N=item_primary,
+        item_cell_N=item_cell,
+        cell_offset_S=cell_offset,
+        cell_count_S=cell_count,
+        cell_primary_S=cell_primary,
+        cell_fallback_S=torch.from_numpy(cells[c.FALLBACK].to_numpy().astype(np.int64)),
+        primary_offset_P=primary(c.OFFSET, np.int64),
+        primary_count_P=primary(c.COUNT, np.int64),
+        centroids_PD=primary(c.CENTROID, np.float32),
+        transitions_PP=torch.from_numpy(transitions),
+    )
+
+
+@dataclass
+class ValidationUsers:
+    """The validation users of one rank."""
+
+    user_idx: Tensor
+    history: Tensor
+    """(users, H) int64, padded at the left with -1."""
+    targets: Ragged
+    seen: Ragged
+    available: Tensor
+    """(N,) bool."""
+
+    @classmethod
+    def load(cls, prepared: Bundle, history_length: int, limit: int, rank: int, world_size: int) -> ValidationUsers:
+        """Every `world_size`-th of at most `limit` users of the validation split, chosen by a hash of their index."""
+        users: list[np.ndarray] = []
+        parts: dict[str, list[list[int]]] = {c.HISTORY: [], c.TARGETS: [], c.SEEN: []}
+        total = max(int(prepared.facts["num_validation_users"]), 1)
+        for batch in prepared.table("histories").batches([c.USER_IDX, c.SPLIT, *parts]):
+            user = batch.column(c.USER_IDX).to_numpy()
+            # Knuth's multiplicative hash spreads neighbouring indices; the threshold keeps about `limit` of `total`.
+            spread = (user * 2654435761) % 2**32
+            keep = (spread < 2**32 * min(1.0, limit / total)) & (user % world_size == rank)
+            keep &= batch.column(c.SPLIT).to_numpy(zero_copy_only=False) == c.VALIDATION
+            users.append(user[keep])
+            for name, rows in parts.items():
+                rows.extend(batch.column(name).filter(_mask(keep)).to_pylist())
+        available = prepared.table("items").dense(c.ITEM_IDX, c.AVAILABLE, prepared.facts["num_items"], dtype=bool)
+        return cls(
+            user_idx=torch.from_numpy(np.concatenate(users) if users else np.zeros(0, np.int64)),
+            history=Ragged.from_lists([row[-history_length:] for row in parts[c.HISTORY]]).padded(c.PADDING, left=True, width=history_length),
+            targets=Ragged.from_lists(parts[c.TARGETS]),
+            seen=Ragged.from_lists(parts[c.SEEN]),
+            available=torch.from_numpy(available),
+        )
+
+
+def _mask(keep: np.ndarray) -> object:
+    import pyarrow as pa
+
+    return pa.array(keep)

@@ -1,0 +1,38 @@
+"""Towers, temperature and negatives as one module, so that DistributedDataParallel sees one forward."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from esans.model.towers import TwoTower
+from esans.negatives.base import Batch
+from esans.negatives.groups import NegativeGroups, StepResult
+from esans.negatives.temperature import Temperature
+
+
+class TrainStep(nn.Module):
+    """Loss of a batch."""
+
+    def __init__(self, model: TwoTower, negatives: NegativeGroups, temperature: Temperature) -> None:
+        super().__init__()
+        self.model, self.negatives, self.temperature = model, negatives, temperature
+
+    def forward(self, batch: Batch, generator: Generator, diagnose: bool) -> StepResult:
+        """Unweighted loss of each example, (B,), and the groups' shares when asked for."""
+        user_BD = self.model.encode_users(batch.history, batch.user_idx)
+        return self.negatives(batch, user_BD, self.encode, self.temperature(), generator, diagnose)
+
+    def encode(self, ids: Tensor) -> Tensor:
+        """Item vectors of (n,) ids, each distinct item encoded once where that is the faster way.
+
+        With more ids than items, the whole catalogue is encoded once and gathered from: its shape is fixed, so a GPU
+        needs no look at the ids. Below that, a CPU takes the distinct ids; a GPU would have to wait for their number.
+        """
+        if len(ids) >= self.model.num_items:
+            return F.embedding(ids, self.model.encode_items(torch.arange(self.model.num_items, device=ids.device)))
+        if ids.device.type == "cpu":
+            distinct, place = ids.unique(return_inverse=True)
+            return F.embedding(place, self.model.encode_items(distinct))
+        return self.model.encode_items(ids)

@@ -1,0 +1,173 @@
+"""The training loop of one rank: train -> train_epoch -> train_step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from esans.model.towers import TwoTower
+from esans.negatives.base import Batch
+from esans.negatives.groups import StepResult
+from esans.progress import Bar, say
+from esans.train.checkpoint import load_checkpoint, save_checkpoint
+from esans.train.config import TrainConfig
+from esans.train.inputs import ValidationUsers
+from esans.train.loader import Loader
+from esans.train.optimizer import build_optimizer, build_schedule
+from esans.train.step import TrainStep
+from esans.train.validation import validate
+from esans.train.watch import Watch
+
+Log = Callable[[Mapping[str, float], int], None]
+
+
+@dataclass
+class Progress:
+    """What a resumed run must know besides weights; plain values only."""
+
+    epoch: int = 0
+    step: int = 0
+    best: float = float("-inf")
+    best_epoch: int = -1
+    records: list[dict[str, float]] = field(default_factory=list)
+
+
+class Trainer:
+    """Trains the towers; after `train` the model holds the weights of the best epoch."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        module: TrainStep,
+        loader: Loader,
+        users: ValidationUsers,
+        device: torch.device,
+        seed: int,
+        scratch_uri: str,
+        log: Log,
+    ) -> None:
+        self.config, self.loader, self.users, self.device, self.seed = config, loader, users, device, seed
+        self.module = module.to(device)
+        self.rank, self.world_size = loader.rank, loader.world_size
+        self.wrapped = DistributedDataParallel(self.module, static_graph=True) if self.world_size > 1 else self.module
+        self.optimizer = build_optimizer(self.module, config.optimizer)
+        self.schedule = build_schedule(self.optimizer, config.optimizer)
+        self.generator = torch.Generator(device)
+        self.progress = Progress()
+        self.best_weights: dict[str, Tensor] = {}
+        self.scratch_uri, self.log = scratch_uri, log
+
+    def train(self) -> Progress:
+        """Run epochs until the validation metric stops rising, then put the best weights back."""
+        self._resume()
+        while self.progress.epoch < self.config.epochs and not self._exhausted():
+            record = self.train_epoch(self.progress.epoch)
+            self._keep_if_best(record)
+            self.progress.records.append(record)
+            self.progress.epoch += 1
+            self._checkpoint()
+            self._tell(record)
+        self.model.load_state_dict(self.best_weights)
+        return self.progress
+
+    def train_epoch(self, epoch: int) -> dict[str, float]:
+        """One pass over this rank's part, and the validation metrics after it."""
+        self.module.train()
+        steps, started = self.loader.steps(epoch), time.perf_counter()
+        watch = Watch(self.device, self.config.log_every, self.config.batch_size, self.loader, self.log if self.rank == 0 else None)
+        with Bar(f"epoch {epoch + 1}/{self.config.epochs}", total=steps, unit="steps", show=self.rank == 0) as bar:
+            for place, batch in enumerate(self.loader.epoch(epoch)):
+                diagnose = watch.due(place)
+                result, loss = self.train_step(batch, epoch, place, diagnose)
+                self.progress.step += 1
+                suffix = watch.see(place, self.progress.step, loss, result.shares, self.module.temperature().detach())
+                bar.update(place + 1, suffix)
+        seconds = time.perf_counter() - started
+        metrics = validate(self.model, self.users, self.device)
+        speed = steps * self.config.batch_size / seconds
+        record = {"epoch": epoch, "step": self.progress.step, "loss": watch.mean_loss(), "seconds": seconds, "examples_per_second": speed}
+        return record | metrics
+
+    def train_step(self, batch: Batch, epoch: int, place: int, diagnose: bool) -> tuple[StepResult, Tensor]:
+        """One optimiser step on the global weighted mean of the loss; nothing here waits for the device."""
+        self._seed(epoch, place)
+        result: StepResult = self.wrapped(batch, self.generator, diagnose)
+        total_weight = batch.weight.sum()
+        if self.world_size > 1:
+            dist.all_reduce(total_weight)
+        # DDP averages gradients over ranks; times the world size, the sum over ranks is the global weighted mean.
+        loss = (result.loss_B * batch.weight).sum() * self.world_size / total_weight.clamp_min(1e-12)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.config.optimizer.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.config.optimizer.clip_norm)
+        self.optimizer.step()
+        self.schedule.step()
+        return result, loss.detach()
+
+    @property
+    def model(self) -> TwoTower:
+        """The towers, without wrappers."""
+        return self.module.model
+
+    def _seed(self, epoch: int, place: int) -> None:
+        # A function of the step, so that a resumed run draws what the undisturbed one would have drawn.
+        mixed = hash((self.seed, epoch, place, self.rank)) & (2**62 - 1)
+        self.generator.manual_seed(mixed)
+        torch.manual_seed(mixed)
+
+    def _exhausted(self) -> bool:
+        waited = self.progress.epoch - 1 - self.progress.best_epoch
+        return bool(self.config.patience) and self.progress.best_epoch >= 0 and waited >= self.config.patience
+
+    def _keep_if_best(self, record: Mapping[str, float]) -> None:
+        metric = record[self.config.validation_metric]
+        # Without validation users the metric is NaN: the last epoch counts as the best.
+        if not metric <= self.progress.best:
+            self.progress.best = metric if metric == metric else self.progress.best
+            self.progress.best_epoch = int(record["epoch"])
+            self.best_weights = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+
+    def _tell(self, record: Mapping[str, float]) -> None:
+        if self.rank == 0:
+            self.log({name: value for name, value in record.items() if name not in ("epoch", "step")}, self.progress.step)
+            name = self.config.validation_metric
+            mark = "  best so far" if self.progress.best_epoch == record["epoch"] else ""
+            say(
+                f"  epoch {int(record['epoch']) + 1}/{self.config.epochs}: loss {record['loss']:.4f}, validation {name} {record[name]:.4f}, "
+                f"{record['examples_per_second']:,.0f} examples/s, {record['seconds']:.1f} s{mark}"
+            )
+
+    def _checkpoint(self) -> None:
+        if self.rank == 0:
+            save_checkpoint(
+                self.scratch_uri,
+                {
+                    "module": self.module.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    "schedule": self.schedule.state_dict(),
+                    "best_weights": self.best_weights,
+                    "progress": vars(self.progress),
+                },
+            )
+        if self.world_size > 1:
+            dist.barrier()
+
+    def _resume(self) -> None:
+        state: dict[str, Any] | None = load_checkpoint(self.scratch_uri)
+        if state is None:
+            return
+        self.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.best_weights = state["best_weights"]
+        self.progress = Progress(**state["progress"])
+        if self.rank == 0:
+            say(f"  resumed after epoch {self.progress.epoch}")

@@ -1,0 +1,136 @@
+"""One training process: what a rank does from start to end. Started by esans.train.launch in any of its ways."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import torch
+import torch.distributed as dist
+
+from esans.bundle import Bundle, join, write_text
+from esans.config import build
+from esans.model.files import save
+from esans.negatives.groups import NegativeGroups
+from esans.negatives.registry import build_samplers
+from esans.negatives.temperature import Temperature
+from esans.tracking import Run
+from esans.train.config import TrainConfig
+from esans.train.inputs import ValidationUsers, build_model, load_catalogue
+from esans.train.loader import Loader
+from esans.train.step import TrainStep
+from esans.train.trainer import Trainer
+
+
+@dataclass
+class WorkerSpec:
+    """Everything a worker needs, as JSON values: it may start on another host."""
+
+    config: dict[str, Any]
+    inputs: dict[str, str]
+    """URIs of bundles by stage."""
+    model_uri: str
+    """Folder that rank 0 writes the model to."""
+    scratch_uri: str
+    """Folder for checkpoints and the result."""
+    seed: int
+    run_id: str
+    tracking_uri: str
+
+    def dump(self) -> str:
+        """As JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def parse(cls, text: str) -> WorkerSpec:
+        """From JSON."""
+        return cls(**json.loads(text))
+
+
+def run_worker(spec_json: str) -> None:
+    """Train as the rank that the environment names (RANK, WORLD_SIZE), or alone."""
+    spec = WorkerSpec.parse(spec_json)
+    config = build(TrainConfig, spec.config)
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    device = pick_device(config)
+    if not config.launch.threads:
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // local))
+    else:
+        torch.set_num_threads(config.launch.threads)
+    started_here = world_size > 1 and not dist.is_initialized()
+    if started_here:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        train_rank(spec, config, rank, world_size, device)
+    finally:
+        # Without it gloo aborts at exit under TorchDistributor.
+        if started_here:
+            dist.destroy_process_group()
+
+
+def pick_device(config: TrainConfig) -> torch.device:
+    """The device of this process: its own GPU where there is one and the config lets it."""
+    wanted = config.launch.device
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    torch.cuda.set_device(device)
+    return device
+
+
+def train_rank(spec: WorkerSpec, config: TrainConfig, rank: int, world_size: int, device: torch.device) -> None:
+    """Build everything from the spec, train, and let rank 0 write model and result."""
+    inputs = {name: Bundle.open(uri) for name, uri in spec.inputs.items()}
+    # The same weights on every rank before the first step.
+    torch.manual_seed(spec.seed)
+    model = build_model(config.model, inputs)
+    catalogue = load_catalogue(inputs["shards"], inputs.get("cluster"))
+    if catalogue.clusters is not None:
+        catalogue.clusters = catalogue.clusters.to(device)
+    negatives = NegativeGroups(build_samplers(config.negatives, catalogue), config.correction).to(device)
+    module = TrainStep(model, negatives, Temperature(config.temperature, config.learn_temperature))
+    examples = inputs["shards"].table("examples")
+    loader = Loader(
+        examples,
+        rank_batch=config.batch_size // world_size,
+        rank=rank,
+        world_size=world_size,
+        device=device,
+        window_files=config.loader.window_shards,
+        prefetch=config.loader.prefetch_batches,
+        seed=spec.seed,
+    )
+    users = ValidationUsers.load(inputs["prepare"], model.history_length, config.validation_users, rank, world_size)
+    run = Run.attach(spec.tracking_uri, spec.run_id) if rank == 0 else None
+    log = run.metrics if run is not None else _silent
+    trainer = Trainer(config, module, loader, users, device, spec.seed, spec.scratch_uri, log)
+    progress = trainer.train()
+    if rank == 0:
+        _write_model(trainer, spec.model_uri)
+        write_text(join(spec.scratch_uri, "result.json"), json.dumps({"records": progress.records, "best_epoch": progress.best_epoch}))
+
+
+def _silent(values: Mapping[str, float], step: int = 0) -> None:
+    """Only rank 0 writes to MLflow (contract 7)."""
+
+
+def _write_model(trainer: Trainer, uri: str) -> None:
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    with tempfile.TemporaryDirectory() as folder:
+        save(trainer.model, Path(folder) / "model")
+        filesystem.makedirs(path, exist_ok=True)
+        for file in (Path(folder) / "model").iterdir():
+            filesystem.put_file(str(file), f"{path}/{file.name}")
+
+
+if __name__ == "__main__":
+    with fsspec.open(sys.argv[1], "r") as stream:
+        run_worker(stream.read())
