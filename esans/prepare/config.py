@@ -52,7 +52,9 @@ class TableConfig:
         if self.path is not None and self.table is not None:
             raise ValueError(f"path = {self.path!r} contradicts table = {self.table!r}: set one of the two")
         if self.table is not None and self.snapshot is None:
-            raise ValueError(f"table = {self.table!r} needs snapshot: a catalogue table has no files to fingerprint, so its version must be named")
+            raise ValueError(
+                f"table = {self.table!r} needs snapshot: a catalogue table has no files to fingerprint, so its version must be named"
+            )
 
 
 @config
@@ -163,7 +165,7 @@ class TimestampRange:
         self.min = _plain(self.min)  # type: ignore[assignment]
         self.max = _plain(self.max)
         lowest = seconds(self.min, "min")  # type: ignore[arg-type]
-        if self.max is not None and seconds(self.max, "max") < lowest:  # type: ignore[arg-type]
+        if self.max is not None and seconds(self.max, "max") < lowest:
             raise ValueError(f"max = {self.max!r} lies before min = {self.min!r}")
 
 
@@ -215,8 +217,8 @@ class SplitConfig:
     """How positives are divided into train, validation and test, by time."""
 
     method: Literal["last_out", "last_basket", "global_time"] = "last_out"
-    """`last_out`: a user's last new item is the test, the one before it the validation. `last_basket`: the new items of the last and last but one
-    order. `global_time`: everything from two moments on."""
+    """`last_out`: a user's last new item is the test, the one before it the validation. `last_basket`: the new items of the last and
+    last but one order. `global_time`: everything from two moments on."""
     min_items: PositiveInt = 1
     """Distinct items a user needs to be tested; others only train. last_out needs 3 in any case."""
     min_baskets: Annotated[int, Field(ge=3)] = 3

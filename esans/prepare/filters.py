@@ -32,7 +32,7 @@ def filter_rare(positives: DataFrame, config: Filters) -> DataFrame:
         if after == before or len(rules) == 1:
             return kept
         before = after
-    say(f"  minimum events: stopped after prepare.filters.max_rounds = {config.max_rounds} rounds; some users or items may be below their minimum")
+    say(f"  minimum events: not settled after prepare.filters.max_rounds = {config.max_rounds} rounds; some are still below their minimum")
     return kept
 
 

@@ -34,10 +34,13 @@ def check_complete(config: PrepareConfig) -> None:
     columns = config.interactions.columns
     if columns.timestamp is None and columns.position is None:
         raise ConfigError(
-            "prepare.interactions.columns.timestamp: required, and not set (or prepare.interactions.columns.position where there are no times)."
+            "prepare.interactions.columns.timestamp: required, and not set "
+            "(or prepare.interactions.columns.position where there are no times)."
         )
     if columns.timestamp is None and config.split.method == "global_time":
-        raise ConfigError("prepare.split.method = 'global_time' needs prepare.interactions.columns.timestamp: positions of users do not compare.")
+        raise ConfigError(
+            "prepare.split.method = 'global_time' needs prepare.interactions.columns.timestamp: positions of users do not compare."
+        )
 
 
 def outside_inputs(config: PrepareConfig) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from esans import columns as C
 from esans.errors import DataError
 from esans.prepare import rejects as R
 from esans.prepare.config import InteractionsConfig, seconds
-from esans.prepare.sources import as_id, as_number, column, is_number, is_text, readable, require_columns, type_of
+from esans.prepare.sources import as_id, as_number, column, is_number, is_text, readable, require_columns, require_some, type_of
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -28,7 +28,9 @@ def mapped_columns(config: InteractionsConfig) -> list[tuple[str, str]]:
     return [(f"{_KEY}.columns.{field}", getattr(config.columns, field)) for field in fields if getattr(config.columns, field) is not None]
 
 
-def check_interactions(raw: DataFrame, config: InteractionsConfig, catalogue: DataFrame, *, orders: bool = False, now: float | None = None) -> R.Checked:
+def check_interactions(
+    raw: DataFrame, config: InteractionsConfig, catalogue: DataFrame, *, orders: bool = False, now: float | None = None
+) -> R.Checked:
     """Typed events of the rows that stay, and the rows that do not.
 
     Args:
@@ -66,7 +68,9 @@ def check_interactions(raw: DataFrame, config: InteractionsConfig, catalogue: Da
     with readable(NAME):
         total = rows.count()
         bad = F.col("__bad")
-        rejected = rows.where(bad.isNotNull()).select(F.lit(NAME).alias(C.TABLE), bad[C.REASON].alias(C.REASON), bad[C.COLUMN].alias(C.COLUMN), C.ROW)
+        rejected = rows.where(bad.isNotNull()).select(
+            F.lit(NAME).alias(C.TABLE), bad[C.REASON].alias(C.REASON), bad[C.COLUMN].alias(C.COLUMN), C.ROW
+        )
         return R.Checked(NAME, total, rows.where(bad.isNull()).drop("__bad", C.ROW), rejected, R.count(rejected))
 
 
@@ -96,7 +100,7 @@ def _typed(raw: DataFrame, config: InteractionsConfig, orders: bool, now: float)
             typed[field] = nothing.cast("double")
             continue
         value, bad = as_number(raw, name, NAME, f"{_KEY}.columns.{field}")
-        _require_some(raw, name, value, "number", f"{_KEY}.columns.{field}")
+        require_some(raw, name, value, "number", NAME, f"{_KEY}.columns.{field}")
         typed[field] = value
         problems.append(R.problem(R.NOT_A_NUMBER, name, bad))
         if positive:
@@ -105,20 +109,18 @@ def _typed(raw: DataFrame, config: InteractionsConfig, orders: bool, now: float)
 
 
 def _time(raw: DataFrame, config: InteractionsConfig, now: float) -> tuple[Column, list[Column]]:
-    from pyspark.sql import functions as F
-
     names = config.columns
     name = names.timestamp or names.position
     assert name is not None  # the config is complete
     key = f"{_KEY}.columns.{'timestamp' if names.timestamp else 'position'}"
     if names.timestamp is None:
         number, bad = as_number(raw, name, NAME, key)
-        _require_some(raw, name, number, "number", key)
+        require_some(raw, name, number, "number", NAME, key)
         value = number.try_cast("bigint")
         return value, [R.problem(R.NULL, name, value.isNull() & ~bad), R.problem(R.NOT_A_NUMBER, name, bad)]
     value, there = _unix_seconds(raw, name, key, config.timestamps.unit)
     if is_text(type_of(raw, name)):
-        _require_some(raw, name, value, "time", key)
+        require_some(raw, name, value, "time", NAME, key)
     low = seconds(config.timestamps.min, "min")  # type: ignore[arg-type]
     high = now + _DAY if config.timestamps.max is None else seconds(config.timestamps.max, "max")  # type: ignore[arg-type]
     return value, [
@@ -145,19 +147,7 @@ def _unix_seconds(raw: DataFrame, name: str, key: str, unit: str) -> tuple[Colum
         text = F.trim(value)
         number = F.floor(text.try_cast("double") / scale).try_cast("bigint")
         return F.coalesce(number, F.unix_seconds(F.try_to_timestamp(text))), value.isNotNull() & (text != "")
-    raise DataError(f"interactions: column {name!r} ({key}) has type {kind.simpleString()}; unix time, a timestamp, a date or an ISO text belongs there.")
-
-
-def _require_some(raw: DataFrame, name: str, value: Column, what: str, key: str) -> None:
-    # A pass over one text column, to tell a wrong column from bad rows; nothing for columns that have the type already.
-    from pyspark.sql import functions as F
-
-    if not is_text(type_of(raw, name)):
-        return
-    with readable(NAME):
-        found = raw.agg(F.count(column(name)).alias("there"), F.count(value).alias("good"), F.min(column(name)).alias("first")).collect()[0]
-    if found["there"] and not found["good"]:
-        raise DataError(
-            f"interactions: column {name!r} ({key}) is text and holds no {what}: all {found['there']:,} values fail to convert "
-            f"(first: {found['first']!r}). Map another column."
-        )
+    raise DataError(
+        f"interactions: column {name!r} ({key}) has type {kind.simpleString()}; "
+        "unix time, a timestamp, a date or an ISO text belongs there."
+    )

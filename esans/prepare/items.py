@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING
 
@@ -11,28 +9,30 @@ from esans import columns as C
 from esans.errors import DataError
 from esans.prepare import rejects as R
 from esans.prepare.config import ItemsConfig
-from esans.prepare.sources import as_id, as_number, column, is_number, is_text, missing_column, readable, require_columns, sql_condition, type_of
+from esans.prepare.sources import (
+    as_id,
+    as_number,
+    column,
+    is_number,
+    is_text,
+    missing_column,
+    readable,
+    require_columns,
+    require_some,
+    sql_condition,
+    type_of,
+)
+from esans.prepare.vectors import VECTORS, check_vectors, require_good_vectors, require_vector, usual_lengths
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
-    from pyspark.sql.types import DataType
 
 NAME = "items"
 _KEY = "prepare.items"
-_VECTORS = {C.TEXT_VECTOR: "a text vector", C.IMAGE_VECTOR: "an image vector"}
 
 
-@dataclass(frozen=True)
-class _Mapped:
-    """A raw column, where it comes from, and what it is called inside."""
-
-    key: str
-    column: str
-    alias: str
-
-
-def mapped_columns(config: ItemsConfig) -> list[_Mapped]:
-    """Every raw column that the config names, the item id left out. Aliases are unique and end up in the reject rows."""
+def uses(config: ItemsConfig) -> list[tuple[str, str]]:
+    """(config key, raw column) of every use that the config makes of a column, the item id left out."""
     names = config.columns
     text = [names.text] if isinstance(names.text, str) else names.text or []
     found = [(f"{_KEY}.columns.text", name) for name in text]
@@ -40,11 +40,12 @@ def mapped_columns(config: ItemsConfig) -> list[_Mapped]:
         name = getattr(names, field)
         if name is not None:
             found.append((f"{_KEY}.columns.{field}", name))
-    found += [(f"{_KEY}.side.{name}.column", side.column) for name, side in config.side.items()]
-    seen: dict[str, _Mapped] = {}
-    for key, name in found:
-        seen.setdefault(name, _Mapped(key, name, name))
-    return list(seen.values())
+    return found + [(f"{_KEY}.side.{name}.column", side.column) for name, side in config.side.items()]
+
+
+def _mapped(config: ItemsConfig) -> dict[str, str]:
+    # raw column -> the first config key that uses it
+    return {column: key for key, column in reversed(uses(config))}
 
 
 def join_extras(items: DataFrame, extras: dict[str, DataFrame], config: ItemsConfig) -> DataFrame:
@@ -61,8 +62,10 @@ def join_extras(items: DataFrame, extras: dict[str, DataFrame], config: ItemsCon
     require_columns(items, [(f"{_KEY}.columns.item_id", id_column)], NAME)
     for name, extra in extras.items():
         require_columns(extra, [(f"{_KEY}.extra.{name}.item_id", config.extra[name].item_id)], f"items.extra.{name}")
-    home = {mapped.column: _home(mapped, items, extras) for mapped in mapped_columns(config)}
-    available = sql_condition(items, config.available_where, f"{_KEY}.available_where") if config.available_where else F.lit(None).cast("boolean")
+    home = {name: _home(name, key, items, extras) for name, key in _mapped(config).items()}
+    available = (
+        sql_condition(items, config.available_where, f"{_KEY}.available_where") if config.available_where else F.lit(None).cast("boolean")
+    )
     joined = items.select(
         as_id(items, id_column, NAME, f"{_KEY}.columns.item_id").alias(C.ITEM_ID),
         *[column(name).alias(name) for name, (table, _) in home.items() if table is None and name != C.ITEM_ID],
@@ -72,26 +75,30 @@ def join_extras(items: DataFrame, extras: dict[str, DataFrame], config: ItemsCon
         label, key = f"items.extra.{extra_name}", f"{_KEY}.extra.{extra_name}.item_id"
         wanted = [column(raw).alias(name) for name, (table, raw) in home.items() if table == extra_name]
         if not wanted:
-            raise DataError(f"{label}: none of its columns is mapped. Name one under prepare.items.columns or prepare.items.side, or remove {key[:-8]}.")
+            raise DataError(
+                f"{label}: none of its columns is mapped. Name one under prepare.items.columns or prepare.items.side, "
+                f"or remove prepare.{label}."
+            )
         rows = extra.select(as_id(extra, config.extra[extra_name].item_id, label, key).alias(C.ITEM_ID), *wanted)
         rows = rows.where(F.col(C.ITEM_ID).isNotNull())
         joined = joined.join(_one_each(rows), C.ITEM_ID, "left")
     return joined
 
 
-def _home(mapped: _Mapped, items: DataFrame, extras: dict[str, DataFrame]) -> tuple[str | None, str]:
-    name = mapped.column
-    for extra in extras:
-        if name.startswith(f"{extra}.") and name.removeprefix(f"{extra}.") in extras[extra].columns:
+def _home(name: str, key: str, items: DataFrame, extras: dict[str, DataFrame]) -> tuple[str | None, str]:
+    for extra, table in extras.items():
+        if name.startswith(f"{extra}.") and name.removeprefix(f"{extra}.") in table.columns:
             return extra, name.removeprefix(f"{extra}.")
     found: list[str | None] = [None] if name in items.columns else []
-    found += [extra for extra in extras if name in extras[extra].columns]
+    found += [extra for extra, table in extras.items() if name in table.columns]
     if not found:
-        everywhere = [*items.columns, *(f"{extra}.{other}" for extra in extras for other in extras[extra].columns)]
-        raise DataError(missing_column(NAME, mapped.key, name, everywhere))
+        everywhere = [*items.columns, *(f"{extra}.{other}" for extra, table in extras.items() for other in table.columns)]
+        raise DataError(missing_column(NAME, key, name, everywhere))
     if len(found) > 1:
         places = ", ".join("items" if place is None else f"items.extra.{place}" for place in found)
-        raise DataError(f"items: column {name!r} ({mapped.key}) is in several tables: {places}. Write NAME.{name} with the name of the extra table.")
+        raise DataError(
+            f"items: column {name!r} ({key}) is in several tables: {places}. Write NAME.{name} with the name of the extra table."
+        )
     return found[0], name
 
 
@@ -122,37 +129,36 @@ def check_items(joined: DataFrame, config: ItemsConfig) -> R.Checked:
     """
     from pyspark.sql import functions as F
 
-    typed, problems, soft = _typed(joined, config)
-    rows = joined.select(
-        C.ITEM_ID,
-        *[value.alias(name) for name, value in typed.items()],
-        F.array_compact(F.array(*problems)).alias("__bad") if problems else F.array().cast("array<struct<reason:string,column:string>>").alias("__bad"),
-        F.array_compact(F.array(*soft)).alias("__soft") if soft else F.array().cast("array<struct<reason:string,column:string>>").alias("__soft"),
-        _row_json(joined, config).alias(C.ROW),
-        reduce(lambda total, value: total + value.isNotNull().cast("int"), typed.values(), F.lit(0)).alias("__filled"),
-    ).persist()
     with readable(NAME):
-        total = rows.count()
+        typed, problems, soft = _typed(joined, config)
+        base = joined.select(
+            C.ITEM_ID,
+            *[value.alias(name) for name, value in typed.items()],
+            _there(problems).alias("__bad"),
+            _there(soft).alias("__soft"),
+            _row_json(joined, config).alias(C.ROW),
+            reduce(lambda total, value: total + value.isNotNull().cast("int"), typed.values(), F.lit(0)).alias("__filled"),
+        ).persist()
+        total, lengths = usual_lengths(base, config)
         if total == 0:
             raise DataError(f"items: the table is empty (0 rows): {config.path or config.table}. Check prepare.items.path.")
-        rows = _check_vectors(rows, config)
-        rows = _mark_duplicates(rows, config)
-        bad = rows.where(F.size("__bad") > 0).select(_rejected(F.col("__bad")[0], ""))
-        missing = rows.where(F.size("__bad") == 0).select(C.ROW, F.explode("__soft").alias("__one")).select(_rejected(F.col("__one"), R.SET_MISSING))
-        rejected = bad.select("rejected.*").unionByName(missing.select("rejected.*"))
+        rows = _mark_duplicates(check_vectors(base, config, lengths), config).persist()
+        # One entry for a row that goes, one for each value that goes of a row that stays.
+        entries = F.when(F.size("__bad") > 0, F.slice("__bad", 1, 1)).otherwise(F.col("__soft"))
+        rejected = rows.select(C.ROW, F.explode(entries).alias("one")).select(F.lit(NAME).alias(C.TABLE), "one.*", C.ROW)
+        rejects = R.count(rejected)
+        base.unpersist()
+        if config.on_bad_vector == "error":
+            require_good_vectors(joined, rejects, lengths, config)
         good = rows.where(F.size("__bad") == 0).drop("__bad", "__soft", "__filled", C.ROW)
-        return R.Checked(NAME, total, good, rejected, R.count(rejected))
+        return R.Checked(NAME, total, good, rejected, rejects)
 
 
-def _rejected(problem: Column, prefix: str) -> Column:
+def _there(problems: list[Column]) -> Column:
     from pyspark.sql import functions as F
 
-    return F.struct(
-        F.lit(NAME).alias(C.TABLE),
-        F.concat(F.lit(prefix), problem[C.REASON]).alias(C.REASON),
-        problem[C.COLUMN].alias(C.COLUMN),
-        F.col(C.ROW).alias(C.ROW),
-    ).alias("rejected")
+    found = F.array(*problems) if problems else F.array().cast("array<struct<reason:string,column:string>>")
+    return F.array_compact(found)
 
 
 def _typed(joined: DataFrame, config: ItemsConfig) -> tuple[dict[str, Column], list[Column], list[Column]]:
@@ -161,49 +167,35 @@ def _typed(joined: DataFrame, config: ItemsConfig) -> tuple[dict[str, Column], l
 
     names = config.columns
     typed: dict[str, Column] = {}
-    problems, soft = [R.problem(R.NULL, names.item_id, F.col(C.ITEM_ID).isNull())], []
-    value_problems = soft if config.on_bad_value == "missing" else problems
+    problems = [R.problem(R.NULL, names.item_id, F.col(C.ITEM_ID).isNull())]
+    soft: list[Column] = []
+    value_problems, prefix = (soft, R.SET_MISSING) if config.on_bad_value == "missing" else (problems, "")
     if names.title is not None:
         typed[C.TITLE] = _words(joined, names.title)
     if names.text is not None:
         parts = [_words(joined, name) for name in ([names.text] if isinstance(names.text, str) else names.text)]
         text = F.trim(F.concat_ws(" ", *parts))
         typed[C.TEXT] = F.when(text != "", text)
-    for vector in _VECTORS:
+    for vector in VECTORS:
         name = getattr(names, vector)
         if name is not None:
-            _require_vector(type_of(joined, name), name, f"{_KEY}.columns.{vector}")
+            require_vector(type_of(joined, name), name, f"{_KEY}.columns.{vector}")
             typed[vector] = column(name).cast("array<float>")
     available = F.col("__available")
     if names.available is not None:
         available, bad = _truth(joined, names.available)
-        value_problems.append(R.problem(R.NOT_A_BOOLEAN, names.available, bad))
+        value_problems.append(R.problem(prefix + R.NOT_A_BOOLEAN, names.available, bad))
     typed[C.AVAILABLE] = F.coalesce(available, F.lit(config.available_when_missing if config.available_where or names.available else True))
     for name, side in config.side.items():
         key = f"{_KEY}.side.{name}"
         if side.kind == "number":
             value, bad = as_number(joined, side.column, NAME, key)
-            require_some_number(joined, side.column, value, NAME, f"{key}.column", f", or set {key}.kind to category")
-            value_problems.append(R.problem(R.NOT_A_NUMBER, side.column, bad))
+            require_some(joined, side.column, value, "number", NAME, f"{key}.column", f", or set {key}.kind to category")
+            value_problems.append(R.problem(prefix + R.NOT_A_NUMBER, side.column, bad))
         else:
             value = _category(joined, side.column, key)
         typed[f"side_{name}"] = value
     return typed, problems, soft
-
-
-def require_some_number(table: DataFrame, name: str, value: Column, label: str, key: str, other_cure: str = "") -> None:
-    """Raise DataError when a text column that should hold numbers holds none. Costs a pass over one column, and none for number columns."""
-    from pyspark.sql import functions as F
-
-    if not is_text(type_of(table, name)):
-        return
-    with readable(label):
-        found = table.agg(F.count(column(name)).alias("there"), F.count(value).alias("good"), F.min(column(name)).alias("first")).collect()[0]
-    if found["there"] and not found["good"]:
-        raise DataError(
-            f"{label}: column {name!r} ({key}) is text and holds no number: all {found['there']:,} values fail to convert "
-            f"(first: {found['first']!r}). Map another column{other_cure}."
-        )
 
 
 def _words(table: DataFrame, name: str) -> Column:
@@ -216,7 +208,9 @@ def _words(table: DataFrame, name: str) -> Column:
         prefix = name if is_number(kind.elementType) else ""
         value = F.array_join(F.transform(column(name), lambda word: F.concat(F.lit(prefix), word.cast("string"))), " ")
     elif isinstance(kind, ArrayType | StructType | MapType | BinaryType):
-        raise DataError(f"items: column {name!r} has type {kind.simpleString()}, which is no text. Map a column of strings, numbers or lists of them.")
+        raise DataError(
+            f"items: column {name!r} has type {kind.simpleString()}, which is no text. Map a column of strings, numbers or lists of them."
+        )
     else:
         value = F.trim(column(name).cast("string"))
     return F.when(value != "", value)
@@ -239,18 +233,13 @@ def _truth(table: DataFrame, name: str) -> tuple[Column, Column]:
 
     kind = type_of(table, name)
     if not (is_number(kind) or is_text(kind) or isinstance(kind, BooleanType)):
-        raise DataError(f"items: column {name!r} ({_KEY}.columns.available) has type {kind.simpleString()}; a boolean, 0/1 or true/false belongs there.")
+        raise DataError(
+            f"items: column {name!r} ({_KEY}.columns.available) has type {kind.simpleString()}; a boolean, 0/1 or true/false belongs there."
+        )
     raw = F.trim(column(name)) if is_text(kind) else column(name)
     value = raw.try_cast("boolean")
     there = raw.isNotNull() & (raw != "") if is_text(kind) else raw.isNotNull()
     return value, there & value.isNull()
-
-
-def _require_vector(kind: DataType, name: str, key: str) -> None:
-    from pyspark.sql.types import ArrayType
-
-    if not (isinstance(kind, ArrayType) and is_number(kind.elementType)):
-        raise DataError(f"items: column {name!r} ({key}) has type {kind.simpleString()}; an array of numbers belongs there.")
 
 
 def _row_json(joined: DataFrame, config: ItemsConfig) -> Column:
@@ -259,61 +248,16 @@ def _row_json(joined: DataFrame, config: ItemsConfig) -> Column:
     from pyspark.sql.types import ArrayType, BinaryType
 
     shown: list[Column] = [F.col(C.ITEM_ID).alias(config.columns.item_id)]
-    for mapped in mapped_columns(config):
-        if mapped.column in (C.ITEM_ID, config.columns.item_id):
+    for name in _mapped(config):
+        if name in (C.ITEM_ID, config.columns.item_id):
             continue
-        kind = type_of(joined, mapped.column)
+        kind = type_of(joined, name)
         if isinstance(kind, ArrayType | BinaryType):
-            size = F.size(column(mapped.column)) if isinstance(kind, ArrayType) else F.octet_length(column(mapped.column))
-            shown.append(F.concat(size.cast("string"), F.lit(" values")).alias(mapped.alias))
+            size = F.size(column(name)) if isinstance(kind, ArrayType) else F.octet_length(column(name))
+            shown.append(F.concat(size.cast("string"), F.lit(" values")).alias(name))
         else:
-            shown.append(column(mapped.column).cast("string").alias(mapped.alias))
+            shown.append(column(name).cast("string").alias(name))
     return F.to_json(F.struct(*shown), {"ignoreNullFields": "false"})
-
-
-def _check_vectors(rows: DataFrame, config: ItemsConfig) -> DataFrame:
-    from pyspark.sql import functions as F
-
-    for vector, what in _VECTORS.items():
-        name = getattr(config.columns, vector)
-        if name is None:
-            continue
-        sizes = rows.where(F.col(vector).isNotNull()).groupBy(F.size(vector).alias("size")).count().orderBy(F.desc("count"), F.desc("size")).limit(1).collect()
-        if not sizes:
-            raise DataError(f"items: column {name!r} ({_KEY}.columns.{vector}) has no value at all. Map another column, or none.")
-        length = sizes[0]["size"]
-        checks = [
-            (R.WRONG_LENGTH, f"whose length is not {length}", F.size(vector) != length),
-            (R.NOT_FINITE, "with NaN, infinity or null inside", F.exists(vector, lambda x: x.isNull() | F.isnan(x) | (F.abs(x) == float("inf")))),
-            (R.ZERO_VECTOR, "that are all zeros", F.forall(vector, lambda x: x == 0)),
-        ]
-        _require_good_vectors(rows, vector, name, what, checks, config)
-        bad = F.coalesce(*[R.problem(reason, name, condition) for reason, _, condition in checks])
-        rows = rows.withColumn("__vector", bad)
-        rows = rows.withColumn("__soft", F.array_compact(F.array_append("__soft", F.col("__vector"))))
-        rows = rows.withColumn(vector, F.when(F.col("__vector").isNull(), F.col(vector))).drop("__vector")
-    return rows
-
-
-def _require_good_vectors(
-    rows: DataFrame, vector: str, name: str, what: str, checks: Sequence[tuple[str, str, Column]], config: ItemsConfig
-) -> None:
-    from pyspark.sql import functions as F
-
-    if config.on_bad_vector == "missing":
-        return
-    wanted = []
-    for place, (_, _, condition) in enumerate(checks):
-        wanted += [F.count_if(condition).alias(f"n{place}"), F.min(F.when(condition, F.struct(C.ITEM_ID, F.size(vector)))).alias(f"e{place}")]
-    found = rows.agg(*wanted).collect()[0]
-    for place, (_, words, _) in enumerate(checks):
-        if found[f"n{place}"]:
-            item, length = found[f"e{place}"]
-            raise DataError(
-                f"items: column {name!r} has {found[f'n{place}']:,} {'row' if found[f'n{place}'] == 1 else 'rows'} {words} "
-                f"(first: item_id {item!r}, length {length}).\n"
-                f"Fix the rows, or set prepare.items.on_bad_vector=missing to treat them as items without {what}."
-            )
 
 
 def _mark_duplicates(rows: DataFrame, config: ItemsConfig) -> DataFrame:

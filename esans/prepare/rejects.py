@@ -69,7 +69,10 @@ def problem(reason: str, column: str, condition: Column) -> Column:
 
 
 def count(rejected: DataFrame) -> list[Reject]:
-    """Counts by table, reason and column: as many rows as there are kinds of checks. The example is the smallest row, so it is always the same."""
+    """Counts by table, reason and column: as many rows as there are kinds of checks.
+
+    The example is the smallest row, so that it is always the same one.
+    """
     from pyspark.sql import functions as F
 
     kinds = rejected.groupBy(C.TABLE, C.REASON, C.COLUMN).agg(F.count("*").alias("rows"), F.min(C.ROW).alias("example")).collect()

@@ -15,15 +15,16 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 _RULES = {
-    "last_out": "A user with at least {min_items} distinct items is tested: the last new item in time order is the test target, the one before it the "
-    "validation target, everything earlier trains. Other users only train. Rows of one user at one time are ordered by a seeded hash, never by item id.",
-    "last_basket": "A user's orders are ranked by the first timestamp in them (ties by a seeded hash of user and order). A user with at least {min_baskets} "
-    "orders and {min_items} distinct items is tested: the last order as a whole is the test, the last but one the validation, everything earlier trains. "
-    "Targets are first purchases only: items of that order in no earlier order of the user. A user whose last (last but one) order holds nothing new "
-    "has no test (validation) targets. Other users only train.",
-    "global_time": "Positives before {validation} train, from there on they are validation, from {test} on test (a number below 1 is a share of the "
-    "positives in time order). Targets are items that the user "
-    "had no positive with in an earlier part; a user needs {min_items} distinct items and a positive in an earlier part to be tested.",
+    "last_out": "A user with at least {min_items} distinct items is tested: the last new item in time order is the test target, the one "
+    "before it the validation target, everything earlier trains. Other users only train. Rows of one user at one time are ordered by a "
+    "seeded hash, never by item id.",
+    "last_basket": "A user's orders are ranked by the first timestamp in them (ties by a seeded hash of user and order). A user with at "
+    "least {min_baskets} orders and {min_items} distinct items is tested: the last order as a whole is the test, the last but one the "
+    "validation, everything earlier trains. Targets are first purchases only: items of that order in no earlier order of the user. A user "
+    "whose last (last but one) order holds nothing new has no test (validation) targets. Other users only train.",
+    "global_time": "Positives before {validation} train, from there on they are validation, from {test} on test (a number below 1 is a "
+    "share of the positives in time order). Targets are items that the user had no positive with in an earlier part; a user needs "
+    "{min_items} distinct items and a positive in an earlier part to be tested.",
 }
 
 
@@ -43,11 +44,10 @@ def split_counts(rows: DataFrame, histories: DataFrame) -> dict[str, Any]:
     from pyspark.sql import functions as F
 
     by_split = {row[C.SPLIT]: row["count"] for row in rows.groupBy(C.SPLIT).count().collect()}
-    targets = {
-        row[C.SPLIT]: (row["users"], row["targets"])
-        for row in histories.where(F.col(C.SPLIT) != C.SERVE).groupBy(C.SPLIT).agg(F.count("*").alias("users"), F.sum(F.size(C.TARGETS)).alias("targets")).collect()
-    }
-    both = histories.where(F.col(C.SPLIT) != C.SERVE).groupBy(C.USER_IDX).count().where("count = 2").count()
+    tested = histories.where(F.col(C.SPLIT) != C.SERVE)
+    found = tested.groupBy(C.SPLIT).agg(F.count("*").alias("users"), F.sum(F.size(C.TARGETS)).alias("targets")).collect()
+    targets = {row[C.SPLIT]: (row["users"], row["targets"]) for row in found}
+    both = tested.groupBy(C.USER_IDX).count().where("count = 2").count()
     counts: dict[str, Any] = {f"num_{name}": by_split.get(name, 0) for name in C.SPLITS}
     for name in (C.VALIDATION, C.TEST):
         counts[f"num_{name}_users"], counts[f"num_{name}_targets"] = targets.get(name, (0, 0))
@@ -56,12 +56,14 @@ def split_counts(rows: DataFrame, histories: DataFrame) -> dict[str, Any]:
 
 def require_tested(counts: dict[str, Any], config: PrepareConfig) -> None:
     """Raise DataError when the split leaves nothing to train on, to validate or to test."""
-    empty = [what for what, number in (("train rows", counts["num_train"]), *((f"{name} users", counts[f"num_{name}_users"]) for name in (C.VALIDATION, C.TEST))) if not number]
+    needed = {"train rows": counts["num_train"], "validation users": counts["num_validation_users"], "test users": counts["num_test_users"]}
+    empty = [what for what, number in needed.items() if not number]
     if empty:
         raise DataError(
             f"interactions: the split leaves no {' and no '.join(empty)} (prepare.split.method = {config.split.method!r}; "
             f"{counts['num_train']:,} train, {counts['num_validation']:,} validation, {counts['num_test']:,} test rows).\n"
-            f"The rule: {split_rule(config)}\nLower prepare.split.min_items or prepare.split.min_baskets, move the cuts, or take another method."
+            f"The rule: {split_rule(config)}\n"
+            "Lower prepare.split.min_items or prepare.split.min_baskets, move the cuts, or take another method."
         )
 
 
@@ -93,12 +95,11 @@ def figures(checked: list[Checked], events: dict[str, int], counts: dict[str, An
 
 def lines(counts: dict[str, Any], rule: str) -> list[str]:
     """The split for people."""
-    return [
-        rule,
-        f"train {counts['num_train']:,} rows; validation {counts['num_validation']:,} rows, {counts['num_validation_targets']:,} targets of "
-        f"{counts['num_validation_users']:,} users; test {counts['num_test']:,} rows, {counts['num_test_targets']:,} targets of "
-        f"{counts['num_test_users']:,} users; {counts['num_users_in_both']:,} users in both",
-    ]
+    parts = [f"train {counts['num_train']:,} rows"]
+    for name in (C.VALIDATION, C.TEST):
+        rows, targets, users = (counts[f"num_{name}{what}"] for what in ("", "_targets", "_users"))
+        parts.append(f"{name} {rows:,} rows, {targets:,} targets of {users:,} users")
+    return [rule, "; ".join([*parts, f"{counts['num_users_in_both']:,} users in both"])]
 
 
 def rows_figure(counts: dict[str, Any]) -> Figure:
@@ -135,7 +136,8 @@ def popularity_figure(popularity: DataFrame) -> Figure:
     import numpy as np
     from matplotlib.figure import Figure
 
-    found = sorted(((row[C.COUNT], row["items"]) for row in popularity.groupBy(C.COUNT).agg({"*": "count"}).toDF(C.COUNT, "items").collect()), reverse=True)
+    counted = popularity.groupBy(C.COUNT).agg({"*": "count"}).toDF(C.COUNT, "items").collect()
+    found = sorted(((row[C.COUNT], row["items"]) for row in counted), reverse=True)
     ranks = np.cumsum([items for _, items in found])
     figure = Figure(figsize=(6, 3.2), layout="constrained")
     axes = figure.subplots()

@@ -36,7 +36,8 @@ def read_table(spark: SparkSession, config: TableConfig, name: str, key: str) ->
 
 def _reader(spark: SparkSession, config: TableConfig):  # type: ignore[no-untyped-def]
     options = {"header": True, **config.options} if config.format == "csv" else config.options
-    return spark.read.format(config.format).options(**{name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in options.items()})
+    texts = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in options.items()}
+    return spark.read.format(config.format).options(**texts)
 
 
 @contextmanager
@@ -54,11 +55,15 @@ def readable(name: str) -> Iterator[None]:
         if "TABLE_OR_VIEW_NOT_FOUND" in text or "DATA_SOURCE_NOT_FOUND" in text:
             raise DataError(f"{name}: {_first_line(text)}") from None
         if "UNABLE_TO_INFER_SCHEMA" in text:
-            raise DataError(f"{name}: the table is empty: prepare.{name}.path holds no file that Spark can read. Correct the path or the format.") from None
+            raise DataError(
+                f"{name}: the table is empty: prepare.{name}.path holds no file that Spark can read. Correct the path or the format."
+            ) from None
         if any(mark in text for mark in ("CANNOT_READ_FILE_FOOTER", "FAILED_READ_FILE", "is not a Parquet file", "Could not read footer")):
             found = _FILE.search(text)
             file = found.group(1).rstrip(".,:;)") if found else "one of its files"
-            raise DataError(f"{name}: cannot read {file}: it is corrupt, cut short or not of the configured format. Replace the file, or take it out.") from None
+            raise DataError(
+                f"{name}: cannot read {file}: it is corrupt, cut short or not of the configured format. Replace the file, or take it out."
+            ) from None
         raise
 
 
@@ -160,3 +165,23 @@ def sql_condition(table: DataFrame, condition: str, key: str) -> Column:
     if not isinstance(kind, BooleanType):
         raise ConfigError(f"{key} = {condition!r}: must be a condition that is true or false, not {kind.simpleString()}.")
     return F.expr(condition)
+
+
+def require_some(table: DataFrame, name: str, value: Column, what: str, label: str, key: str, other_cure: str = "") -> None:
+    """Raise DataError when a text column that should hold numbers (or times) holds none: a wrong column, not some bad rows.
+
+    Costs a pass over one column, and nothing where the column has the type already.
+    """
+    from pyspark.sql import functions as F
+
+    if not is_text(type_of(table, name)):
+        return
+    with readable(label):
+        found = table.agg(F.count(column(name)).alias("there"), F.count(value).alias("good"), F.min(column(name)).alias("first")).collect()[
+            0
+        ]
+    if found["there"] and not found["good"]:
+        raise DataError(
+            f"{label}: column {name!r} ({key}) is text and holds no {what}: all {found['there']:,} values fail to convert "
+            f"(first: {found['first']!r}). Map another column{other_cure}."
+        )

@@ -43,23 +43,20 @@ def split(rows: DataFrame, config: SplitConfig, deduplicate: str) -> DataFrame:
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
+    rows = _ranked_baskets(rows) if config.method == "last_basket" else rows.withColumn("rank", F.lit(0))
     if config.method == "last_out":
-        rows = _last_out(_one_per_pair(rows, deduplicate), config)
-    elif config.method == "last_basket":
-        rows = _last_basket(rows, config)
-    else:
-        rows = _global_time(rows, config)
+        rows = _one_per_pair(rows, deduplicate)
     pair = Window.partitionBy(C.USER_IDX, C.ITEM_IDX)
-    new = F.col(PART) == F.min(PART).over(pair)
-    rows = rows.withColumn(IS_TARGET, F.col("qualified") & (F.col(PART) > 0) & new)
-    if config.method != "last_out":
-        rows = _one_per_part(rows, deduplicate)
+    rows = rows.withColumn("new", F.row_number().over(pair.orderBy(*_order())) == 1)
+    user = Window.partitionBy(C.USER_IDX)
+    rows = rows.withColumns({"items": _count_new().over(user), "orders": F.max("rank").over(user)})
+    rows = {"last_out": _last_out, "last_basket": _last_basket, "global_time": _global_time}[config.method](rows, config)
+    rows = rows.withColumn(IS_TARGET, F.col("qualified") & (F.col(PART) > 0) & F.col("new"))
+    rows = _one_per_part(rows, deduplicate)
     position = F.row_number().over(Window.partitionBy(C.USER_IDX).orderBy(*_order())) - 1
     names = F.array(*[F.lit(name) for name in C.SPLITS])
     rows = rows.withColumn(C.POSITION, position.cast("int")).withColumn(C.SPLIT, F.element_at(names, F.col(PART) + 1))
-    return rows.select(
-        C.USER_IDX, C.ITEM_IDX, C.TIMESTAMP, C.EVENT, C.ORDER_ID, C.WEIGHT, C.POSITION, PART, C.SPLIT, IS_TARGET
-    )
+    return rows.select(C.USER_IDX, C.ITEM_IDX, C.TIMESTAMP, C.EVENT, C.ORDER_ID, C.WEIGHT, C.POSITION, PART, C.SPLIT, IS_TARGET)
 
 
 def _order() -> list[str]:
@@ -67,13 +64,19 @@ def _order() -> list[str]:
     return ["rank", C.TIMESTAMP, "tie", C.ORDER_ID, C.EVENT, C.WEIGHT]
 
 
-def _one_per_pair(rows: DataFrame, deduplicate: str) -> DataFrame:
+def _count_new() -> Column:
     from pyspark.sql import functions as F
 
-    rows = rows.withColumn("rank", F.lit(0))
+    return F.sum(F.col("new").cast("int"))
+
+
+def _one_per_pair(rows: DataFrame, deduplicate: str) -> DataFrame:
+    # last_out takes the user's sequence as it is after deduplication
+    from pyspark.sql import functions as F
+
     if deduplicate == "none":
         return rows
-    order = F.struct(C.TIMESTAMP, "tie", C.ORDER_ID, C.EVENT, C.WEIGHT, "rank")
+    order = F.struct(*_order())
     kept = F.min(order) if deduplicate == "first" else F.max(order)
     return rows.groupBy(C.USER_IDX, C.ITEM_IDX).agg(kept.alias("kept")).select(C.USER_IDX, C.ITEM_IDX, "kept.*")
 
@@ -86,18 +89,20 @@ def _one_per_part(rows: DataFrame, deduplicate: str) -> DataFrame:
     if deduplicate == "none":
         return rows
     if deduplicate == "first":
-        place = Window.partitionBy(C.USER_IDX, C.ITEM_IDX).orderBy(*_order())
-    else:
-        place = Window.partitionBy(C.USER_IDX, C.ITEM_IDX, PART).orderBy(*[F.desc(name) for name in _order()])
-    return rows.withColumn("place", F.row_number().over(place)).where("place = 1").drop("place")
+        return rows.where("new")
+    part = Window.partitionBy(C.USER_IDX, C.ITEM_IDX, PART)
+    rows = rows.withColumn(IS_TARGET, F.max(IS_TARGET).over(part))
+    return rows.withColumn("place", F.row_number().over(part.orderBy(*[F.desc(name) for name in _order()]))).where("place = 1")
 
 
-def _new(rows: DataFrame) -> Column:
-    # 1 on the row where the user meets the item for the first time
+def _ranked_baskets(rows: DataFrame) -> DataFrame:
+    # rank 1, 2, ... of a user's orders by their first moment, ties by a hash of the order
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
-    return (F.row_number().over(Window.partitionBy(C.USER_IDX, C.ITEM_IDX).orderBy(*_order())) == 1).cast("int")
+    rows = rows.withColumn("start", F.min(C.TIMESTAMP).over(Window.partitionBy(C.USER_IDX, C.ORDER_ID)))
+    order = Window.partitionBy(C.USER_IDX).orderBy("start", "order_tie", C.ORDER_ID)
+    return rows.withColumn("rank", F.dense_rank().over(order))
 
 
 def _last_out(rows: DataFrame, config: SplitConfig) -> DataFrame:
@@ -105,41 +110,34 @@ def _last_out(rows: DataFrame, config: SplitConfig) -> DataFrame:
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
-    user = Window.partitionBy(C.USER_IDX)
-    so_far = user.orderBy(*_order()).rowsBetween(Window.unboundedPreceding, Window.currentRow)
-    rows = rows.withColumn("new", _new(rows))
-    rows = rows.withColumn("met", F.sum("new").over(so_far)).withColumn("all", F.sum("new").over(user))
-    qualified = F.col("all") >= max(3, config.min_items)
-    part = F.when(~qualified, 0).when(F.col("met") == F.col("all"), 2).when(F.col("met") == F.col("all") - 1, 1).otherwise(0)
-    return rows.withColumn("qualified", qualified).withColumn(PART, part)
+    so_far = Window.partitionBy(C.USER_IDX).orderBy(*_order()).rowsBetween(Window.unboundedPreceding, Window.currentRow)
+    rows = rows.withColumn("left", F.col("items") - _count_new().over(so_far))
+    return _last_two(rows, F.col("items") >= max(3, config.min_items))
 
 
 def _last_basket(rows: DataFrame, config: SplitConfig) -> DataFrame:
-    """A user's orders by their first moment, ties by a hash of the order; the last is the test, the last but one the validation."""
-    from pyspark.sql import Window
+    """The last order of a user is the test, the last but one the validation."""
     from pyspark.sql import functions as F
 
-    user = Window.partitionBy(C.USER_IDX)
-    order = Window.partitionBy(C.USER_IDX, C.ORDER_ID)
-    rows = rows.withColumn("start", F.min(C.TIMESTAMP).over(order))
-    rows = rows.withColumn("rank", F.dense_rank().over(user.orderBy("start", "order_tie", C.ORDER_ID)))
-    rows = rows.withColumn("orders", F.max("rank").over(user))
-    rows = rows.withColumn("new", _new(rows)).withColumn("all", F.sum("new").over(user))
-    qualified = (F.col("orders") >= config.min_baskets) & (F.col("all") >= config.min_items)
-    part = F.when(~qualified, 0).when(F.col("rank") == F.col("orders"), 2).when(F.col("rank") == F.col("orders") - 1, 1).otherwise(0)
-    return rows.withColumn("qualified", qualified).withColumn(PART, part)
+    rows = rows.withColumn("left", F.col("orders") - F.col("rank"))
+    return _last_two(rows, (F.col("orders") >= config.min_baskets) & (F.col("items") >= config.min_items))
+
+
+def _last_two(rows: DataFrame, qualified: Column) -> DataFrame:
+    # `left`: how many new items (orders) of the user come after this one
+    from pyspark.sql import functions as F
+
+    part = F.when(qualified & (F.col("left") == 0), 2).when(qualified & (F.col("left") == 1), 1).otherwise(0)
+    return rows.withColumns({"qualified": qualified, PART: part})
 
 
 def _global_time(rows: DataFrame, config: SplitConfig) -> DataFrame:
     """Everything from one moment on is validation, from another on test, whoever the user is."""
-    from pyspark.sql import Window
     from pyspark.sql import functions as F
 
     validation, test = cut_times(rows, config)
-    rows = rows.withColumn("rank", F.lit(0))
-    rows = rows.withColumn("new", _new(rows)).withColumn("all", F.sum("new").over(Window.partitionBy(C.USER_IDX)))
     part = F.when(F.col(C.TIMESTAMP) >= test, 2).when(F.col(C.TIMESTAMP) >= validation, 1).otherwise(0)
-    return rows.withColumn("qualified", F.col("all") >= config.min_items).withColumn(PART, part)
+    return rows.withColumns({"qualified": F.col("items") >= config.min_items, PART: part})
 
 
 def cut_times(rows: DataFrame, config: SplitConfig) -> tuple[int, int]:

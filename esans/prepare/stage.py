@@ -35,7 +35,7 @@ class Prepare(Stage):
         from esans.prepare import events, filters, tables
         from esans.prepare.interactions import check_interactions
         from esans.prepare.items import check_items
-        from esans.prepare.validate import open_tables
+        from esans.prepare.validate import check_columns, read_tables
         from esans.progress import spark_step
 
         spark, config = self.context.spark, self.config
@@ -43,7 +43,7 @@ class Prepare(Stage):
         old_items = tables.previous_map(earlier, "items", C.ITEM_ID, C.ITEM_IDX, spark)
         old_users = tables.previous_map(earlier, "users", C.USER_ID, C.USER_IDX, spark)
 
-        raw = open_tables(spark, config)
+        raw = check_columns(read_tables(spark, config), config)
         with spark_step(spark, "check items"):
             items = check_items(raw.items, config.items)
         self._tell(items)

@@ -47,7 +47,9 @@ def write_items(out: BundleWriter, good: DataFrame, previous: IdMap | None, spar
     start = previous.size if previous else 0
     numbered, size = number(good.select(C.ITEM_ID), C.ITEM_ID, C.ITEM_IDX, previous.frame if previous else None, start)
     if size < 2:
-        raise DataError(f"items: {size} item is left after the checks, and retrieval needs at least 2. Check prepare.items.path and the rejected rows.")
+        raise DataError(
+            f"items: {size} item is left after the checks, and retrieval needs at least 2. Check prepare.items.path and the rejected rows."
+        )
     rows = numbered.join(good, C.ITEM_ID, "left").withColumn(C.AVAILABLE, F.coalesce(C.AVAILABLE, F.lit(False)))
     first = [C.ITEM_IDX, C.ITEM_ID, C.AVAILABLE]
     out.write("items", rows.select(*first, *[name for name in rows.columns if name not in first]))
@@ -63,8 +65,9 @@ def write_users(out: BundleWriter, positives: DataFrame, previous: IdMap | None,
     ids = positives.select(C.USER_ID).distinct().persist()
     present = ids.count()
     if present < 2:
+        users = "1 user has" if present == 1 else "no user has"
         raise DataError(
-            f"interactions: {present} {'user has' if present == 1 else 'users have'} positives after the checks and filters, and training needs at least 2. "
+            f"interactions: {users} positives after the checks and filters, and training needs at least 2 users. "
             "Check prepare.events, prepare.filters and the rejected rows."
         )
     numbered, size = number(ids, C.USER_ID, C.USER_IDX, previous.frame if previous else None, previous.size if previous else 0)
@@ -73,7 +76,9 @@ def write_users(out: BundleWriter, positives: DataFrame, previous: IdMap | None,
     return IdMap(spark.read.parquet(f"{out.data_uri}/users"), size)
 
 
-def write_interactions(out: BundleWriter, positives: DataFrame, users: IdMap, config: PrepareConfig, seed: int, spark: SparkSession) -> DataFrame:
+def write_interactions(
+    out: BundleWriter, positives: DataFrame, users: IdMap, config: PrepareConfig, seed: int, spark: SparkSession
+) -> DataFrame:
     """Table `interactions`: the positives with split, position and role. Returns it as written, with the column `part`."""
     from pyspark.sql import functions as F
 
@@ -96,7 +101,9 @@ def write_exposures(out: BundleWriter, exposures: DataFrame, users: IdMap) -> in
     return out.write("exposures", rows).rows
 
 
-def write_histories(out: BundleWriter, rows: DataFrame, items: IdMap, config: PrepareConfig, spark: SparkSession) -> tuple[DataFrame, DataFrame]:
+def write_histories(
+    out: BundleWriter, rows: DataFrame, items: IdMap, config: PrepareConfig, spark: SparkSession
+) -> tuple[DataFrame, DataFrame]:
     """Tables `histories` and `popularity`; returns both as written."""
     out.write("histories", histories(rows, config.max_history))
     out.write("popularity", popularity(rows, items.frame))

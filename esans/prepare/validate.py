@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from esans import columns as C
 from esans.errors import DataError
+from esans.prepare import fingerprint, interactions, items
 from esans.prepare.config import PrepareConfig
-from esans.prepare.fingerprint import outside_inputs
-from esans.prepare.interactions import mapped_columns
-from esans.prepare.items import join_extras
 from esans.prepare.sources import read_table, require_columns
 
 if TYPE_CHECKING:
@@ -23,31 +23,95 @@ class RawTables:
     """Both raw tables, lazily, after the checks that need no pass over the data."""
 
     items: DataFrame
-    """Mapped item columns, extra tables joined (`join_extras`)."""
+    """Mapped item columns, extra tables joined (`items.join_extras`)."""
     interactions: DataFrame
 
 
-def open_tables(spark: SparkSession, config: PrepareConfig) -> RawTables:
-    """Read both tables and check that the mapped columns are there.
+def read_tables(spark: SparkSession, config: PrepareConfig) -> dict[str, DataFrame]:
+    """Every raw table by its name in messages, lazily. Raises DataError with a line for each that cannot be read."""
+    found: dict[str, DataFrame] = {}
+    problems = []
+    for name, key, table in fingerprint.tables(config):
+        try:
+            found[name] = read_table(spark, table, name, key)
+        except DataError as error:
+            problems.append(str(error))
+    if problems:
+        raise DataError("\n".join(problems))
+    return found
+
+
+def check_columns(tables: Mapping[str, DataFrame], config: PrepareConfig) -> RawTables:
+    """Check that every mapped column is there, in both tables, before any row is read.
 
     Raises:
-        DataError: with a line for every table and column that is wrong.
+        DataError: with a line for every column that is missing.
     """
-    problems: list[str] = []
-    items = interactions = None
+    problems = []
+    joined = None
     try:
-        raw = read_table(spark, config.items, "items", "prepare.items")
-        extras = {
-            name: read_table(spark, extra, f"items.extra.{name}", f"prepare.items.extra.{name}") for name, extra in config.items.extra.items()
-        }
-        items = join_extras(raw, extras, config.items)
+        joined = items.join_extras(tables["items"], {name: tables[f"items.extra.{name}"] for name in config.items.extra}, config.items)
     except DataError as error:
         problems.append(str(error))
     try:
-        interactions = read_table(spark, config.interactions, "interactions", "prepare.interactions")
-        require_columns(interactions, mapped_columns(config.interactions), "interactions")
+        require_columns(tables["interactions"], interactions.mapped_columns(config.interactions), "interactions")
     except DataError as error:
         problems.append(str(error))
-    if problems or items is None or interactions is None:
+    if joined is None or problems:
         raise DataError("\n".join(problems))
-    return RawTables(items, interactions)
+    return RawTables(joined, tables["interactions"])
+
+
+def print_report(config: PrepareConfig, spark_config: SparkConfig) -> None:
+    """Check both raw tables and print a report; nothing is written.
+
+    Raises:
+        ConfigError: a key that prepare needs is not set.
+        DataError: the contract is broken beyond prepare.max_rejected_share, or in a way that no row can be blamed for.
+    """
+    from esans.prepare import profile
+    from esans.prepare.events import classify
+    from esans.prepare.rejects import enforce_share
+    from esans.progress import headline, say, spark_step
+    from esans.spark import open_session
+
+    fingerprint.outside_inputs(config)
+    headline("validate")
+    spark = open_session(spark_config, "esans-validate")
+    tables = read_tables(spark, config)
+    for name, table in tables.items():
+        profile.print_columns(table, name, roles(config, name))
+    raw = check_columns(tables, config)
+    with spark_step(spark, "check items"):
+        catalogue = items.check_items(raw.items, config.items)
+    with spark_step(spark, "check interactions"):
+        orders = config.split.method == "last_basket"
+        events = interactions.check_interactions(raw.interactions, config.interactions, catalogue.good.select(C.ITEM_ID), orders=orders)
+        counts = classify(events.good, config.events).counts
+    profile.print_events(events.good, counts, times=config.interactions.columns.timestamp is not None)
+    profile.print_rejects([catalogue, events], config.max_rejected_share)
+    spark.catalog.clearCache()
+    problems = []
+    for checked in (catalogue, events):
+        try:
+            enforce_share(checked, config.max_rejected_share)
+        except DataError as error:
+            problems.append(str(error))
+    if problems:
+        raise DataError("\n".join(problems))
+    say("Both tables keep the contract.")
+
+
+def roles(config: PrepareConfig, name: str) -> dict[str, str]:
+    """Column -> what the config maps it to, for one raw table."""
+    found: dict[str, list[str]] = {}
+    if name == "interactions":
+        for key, column in interactions.mapped_columns(config.interactions):
+            found.setdefault(column, []).append(key.removeprefix("prepare.interactions.columns."))
+    else:
+        extra = name.removeprefix("items.extra.") if name != "items" else None
+        id_column = config.items.extra[extra].item_id if extra else config.items.columns.item_id
+        found[id_column] = [C.ITEM_ID]
+        for key, column in items.uses(config.items):
+            found.setdefault(column.removeprefix(f"{extra}."), []).append(key.removeprefix("prepare.items.").removeprefix("columns."))
+    return {column: ", ".join(dict.fromkeys(meanings)) for column, meanings in found.items()}
