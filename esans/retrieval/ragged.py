@@ -66,6 +66,13 @@ class Ragged:
         part = self.offsets[start : stop + 1]
         return Ragged(part - part[0], self.values[int(part[0]) : int(part[-1])])
 
+    def pick(self, rows: Tensor) -> Ragged:
+        """The given (n,) rows, in that order."""
+        lengths = self.lengths[rows]
+        result = Ragged.from_lengths(lengths, self.values[:0])
+        start = torch.repeat_interleave(self.offsets[rows] - result.offsets[:-1], lengths)
+        return Ragged(result.offsets, self.values[start + torch.arange(int(result.offsets[-1]), device=start.device)])
+
     def keep(self, mask: Tensor) -> Ragged:
         """The values where `mask` (total,) bool is true; rows stay, and may become empty."""
         counts = torch.zeros(len(self), dtype=torch.int64, device=self.offsets.device)

@@ -6,45 +6,34 @@ size of the catalogue: 100 MB with the defaults. Results do not depend on either
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from esans.retrieval.keys import MASKED, keys_of, on_grid, score_of, tie_order
+from esans.retrieval.keys import MASKED, keys_of, score_of, tie_order
 from esans.retrieval.ragged import Ragged
+from esans.retrieval.scorers import DotScorer, Scorer
 
 USER_CHUNK = 512
 ITEM_CHUNK = 4096
-
-# (first item, last item + 1) -> (users, items) scores of one batch of users. Called once for each chunk.
-Scorer = Callable[[int, int], Tensor]
-
-
-def dot_scorer(user_vectors: Tensor, item_vectors: Tensor) -> Scorer:
-    """Exact inner products of (B, d) users and (N, d) items, both of norm at most 2."""
-    users_BD = on_grid(user_vectors)
-
-    def scores(start: int, stop: int) -> Tensor:
-        return users_BD @ on_grid(item_vectors[start:stop]).T
-
-    return scores
 
 
 def scan(
     scorer: Scorer, num_items: int, seen: Ragged | None = None, available: Tensor | None = None, item_chunk: int = ITEM_CHUNK
 ) -> Iterator[tuple[int, Tensor]]:
     """The catalogue in chunks, as (first item, keys (B, C) int64), with seen and unavailable items MASKED."""
+    seen_rows = seen.rows if seen is not None else None
     for start in range(0, num_items, item_chunk):
         stop = min(start + item_chunk, num_items)
-        scores_BC = scorer(start, stop)
+        scores_BC = scorer.chunk(start, stop)
         items_C = torch.arange(start, stop, device=scores_BC.device)
         keys_BC = keys_of(scores_BC, tie_order(items_C))
         if available is not None:
             keys_BC.masked_fill_(~available[start:stop].to(keys_BC.device), MASKED)
-        if seen is not None:
+        if seen is not None and seen_rows is not None:
             inside = (seen.values >= start) & (seen.values < stop)
-            keys_BC[seen.rows[inside], seen.values[inside] - start] = MASKED
+            keys_BC[seen_rows[inside], seen.values[inside] - start] = MASKED
         yield start, keys_BC
 
 
@@ -76,15 +65,16 @@ class RankCounter:
     """Ranks of known items, by counting the keys above theirs.
 
     Args:
-        target_keys: (total,) keys of the targets, MASKED where a target may not be ranked.
-        targets: the rows they belong to.
+        target_keys: (total,) keys of the targets, masked or not.
+        targets: their item indices, in the rows they belong to.
     """
 
     def __init__(self, target_keys: Tensor, targets: Ragged) -> None:
         rows, lengths = targets.rows, targets.lengths
         width = int(lengths.max()) if len(targets) else 0
         self._place = torch.arange(len(target_keys), device=rows.device) - targets.offsets[rows]
-        self._rows, self._targets, self._keys = rows, targets, target_keys
+        self._rows, self._targets = rows, targets
+        self._ranked = torch.zeros(len(target_keys), dtype=torch.bool, device=rows.device)
         keys_BT = torch.full((len(targets), width), torch.iinfo(torch.int64).max, device=rows.device)
         keys_BT[rows, self._place] = target_keys
         self._sorted_BT, order = keys_BT.sort(dim=1)
@@ -96,26 +86,51 @@ class RankCounter:
         if self._beaten_BT.shape[1] == 0:
             return
         # An item falls between two sorted targets and beats those below it: one search an item, however many targets.
-        slot_BC = torch.searchsorted(self._sorted_BT, keys_BC)
+        slot_BC = torch.searchsorted(self._sorted_BT, keys_BC.contiguous())
         counts = torch.zeros((len(keys_BC), self._sorted_BT.shape[1] + 1), dtype=torch.int64, device=keys_BC.device)
         counts.scatter_add_(1, slot_BC, torch.ones_like(slot_BC))
         self._beaten_BT += keys_BC.shape[1] - counts.cumsum(1)[:, :-1]
+        items = self._targets.values
+        inside = (items >= start) & (items < start + keys_BC.shape[1])
+        self._ranked[inside] = keys_BC[self._rows[inside], items[inside] - start] != MASKED
 
     def result(self) -> Ragged:
         """Rank of every target, 1 for the best item; 0 for a target that is masked."""
         above = self._beaten_BT.gather(1, self._slot_BT)[self._rows, self._place]
-        return Ragged(self._targets.offsets, torch.where(self._keys == MASKED, 0, above + 1))
+        return Ragged(self._targets.offsets, torch.where(self._ranked, above + 1, 0))
 
 
-def target_keys(scores: Tensor, targets: Ragged, seen: Ragged | None, available: Tensor | None, num_items: int) -> Tensor:
-    """Keys of the targets given their (total,) scores, MASKED where the target is unavailable or seen."""
-    keys = keys_of(scores, tie_order(targets.values))
-    if available is not None:
-        keys = keys.masked_fill(~available.to(keys.device)[targets.values], MASKED)
-    if seen is not None:
-        pairs = targets.rows * num_items + targets.values
-        keys = keys.masked_fill(torch.isin(pairs, seen.rows * num_items + seen.values), MASKED)
-    return keys
+def rank_and_retrieve(
+    scorer: Scorer,
+    num_items: int,
+    targets: Ragged,
+    seen: Ragged | None = None,
+    available: Tensor | None = None,
+    k: int = 0,
+    item_chunk: int = ITEM_CHUNK,
+) -> tuple[Ragged, Tensor]:
+    """Ranks of the targets and the k best items of one batch of users, in one pass over the catalogue.
+
+    Args:
+        scorer: scores of the B users.
+        num_items: size of the catalogue.
+        targets: B rows of distinct items, as in `rank_targets`.
+        seen: B rows of items left out, or None.
+        available: (num_items,) bool, or None.
+        k: how many items to return; 0 for none.
+        item_chunk: items scored at a time; changes memory, never results.
+
+    Returns:
+        ranks on the CPU, as `rank_targets` gives them, and ids (B, min(k, num_items)), -1 where too few items are left.
+    """
+    counter = RankCounter(keys_of(scorer.pairs(targets.rows, targets.values), tie_order(targets.values)), targets)
+    best = TopK(k)
+    for first, keys in scan(scorer, num_items, seen, available, item_chunk):
+        counter.update(first, keys)
+        if k:
+            best.update(first, keys)
+    ids = best.result()[1] if k else targets.values.new_zeros((len(targets), 0))
+    return counter.result().to("cpu"), ids
 
 
 def exact_topk(
@@ -149,7 +164,7 @@ def exact_topk(
         users = user_vectors[start : start + user_chunk]
         masked = seen.slice(start, start + len(users)).to(users.device) if seen is not None else None
         best = TopK(k)
-        for first, keys in scan(dot_scorer(users, item_vectors), len(item_vectors), masked, available, item_chunk):
+        for first, keys in scan(DotScorer(users, item_vectors), len(item_vectors), masked, available, item_chunk):
             best.update(first, keys)
         part_scores, part_ids = best.result()
         scores.append(part_scores)
@@ -194,9 +209,7 @@ def rank_targets(
         users = user_vectors[start : start + user_chunk]
         wanted = targets.slice(start, start + len(users)).to(users.device)
         masked = seen.slice(start, start + len(users)).to(users.device) if seen is not None else None
-        exact = (on_grid(users)[wanted.rows] * on_grid(item_vectors[wanted.values])).sum(1)
-        counter = RankCounter(target_keys(exact, wanted, masked, available, len(item_vectors)), wanted)
-        for first, keys in scan(dot_scorer(users, item_vectors), len(item_vectors), masked, available, item_chunk):
-            counter.update(first, keys)
-        ranks.append(counter.result().values.cpu())
+        scorer = DotScorer(users, item_vectors)
+        part, _ = rank_and_retrieve(scorer, len(item_vectors), wanted, masked, available, item_chunk=item_chunk)
+        ranks.append(part.values)
     return Ragged(targets.offsets.cpu(), torch.cat(ranks) if ranks else targets.values.new_zeros(0).cpu())
