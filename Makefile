@@ -35,7 +35,7 @@ format: setup ## Put the code into its one format
 	$(PY) -m ruff format .
 
 mlflow: setup ## Open the MLflow UI on the quickstart's runs
-	$(PY) -m mlflow ui --backend-store-uri sqlite:///work/quickstart/mlflow.db
+	$(PY) -m mlflow ui --backend-store-uri sqlite:///work/mlflow.db
 
 package: setup ## dist/esans-*.whl to install, and the same as dist/esans.zip for --py-files
 	rm -rf build dist

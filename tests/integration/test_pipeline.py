@@ -1,0 +1,140 @@
+"""The whole chain as one process against a real MLflow server, then again: nothing, or only what depends on a change."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from esans.bundle import Bundle
+from esans.flow import METHOD_STAGES, STAGES, Plan
+from esans.settings import Settings, Source
+from tests.integration.processes import run_job, succeeded
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+METHODS = ("uniform", "esans")
+SHARED = [stage for stage in STAGES if stage not in METHOD_STAGES]
+
+
+class Chain:
+    """One work folder, one server, and the settings that the pipeline runs under."""
+
+    def __init__(self, config: Path, work_dir: Path, server: str) -> None:
+        self.config, self.server = config, server
+        self.arguments = [f"--work_dir={work_dir}", f"--tracking.uri={server}", f"--pipeline.methods=[{', '.join(METHODS)}]"]
+        self.first = succeeded(self.run())
+
+    def run(self, *more: str) -> subprocess.CompletedProcess[str]:
+        """jobs/pipeline.py with these settings and some more."""
+        return run_job("pipeline", "--config", str(self.config), *self.arguments, *more, timeout=800)
+
+    def settings(self, method: str, *more: str) -> Settings:
+        """What the pipeline runs a method with."""
+        return Source((str(self.config),), (*self.arguments, *more)).load(method)
+
+    def bundle(self, stage: str, method: str = METHODS[0]) -> Bundle:
+        """A finished bundle."""
+        return Bundle.open(Plan(self.settings(method)).stage(stage).uri)
+
+
+@pytest.fixture(scope="module")
+def chain(retail_slice: Path, mlflow_server: str, tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    """The chain, run once for two methods."""
+    return Chain(retail_slice, tmp_path_factory.mktemp("chain"), mlflow_server)
+
+
+@pytest.fixture(scope="module")
+def client(mlflow_server: str) -> MlflowClient:
+    """The server's API."""
+    from mlflow import MlflowClient
+
+    return MlflowClient(mlflow_server)
+
+
+pytestmark = pytest.mark.timeout(900)
+
+
+def test_the_chain_ends_with_a_table_of_the_methods_and_a_report(chain: Chain) -> None:
+    for name in (*METHODS, "popularity", "item-kNN"):
+        assert re.search(rf"^\W*{name}\b", chain.first, re.MULTILINE | re.IGNORECASE), f"{name} is not in the table:\n{chain.first[-3000:]}"
+    report = Path(re.findall(r"report:\s+(\S+\.html)", chain.first)[0])
+    assert "<html" in report.read_text()[:500].lower()
+    assert f"mlflow ui --backend-store-uri {chain.server}" in chain.first
+
+
+def test_every_stage_and_method_is_a_finished_run_under_one_pipeline_run(chain: Chain, client: MlflowClient) -> None:
+    experiment = client.get_experiment_by_name("esans")
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in runs if run.data.tags.get("kind") == "pipeline"]
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    expected = [*SHARED, *(f"{stage}-{method}" for method in METHODS for stage in METHOD_STAGES)]
+    assert sorted(run.info.run_name for run in children) == sorted(expected)
+
+
+def test_a_run_knows_its_configuration_its_data_and_its_bundle(chain: Chain, client: MlflowClient) -> None:
+    bundle = chain.bundle("train", "esans")
+    run = client.get_run(bundle.facts["mlflow_run_id"])
+    assert run.data.params["train.batch_size"] == str(chain.settings("esans").train.batch_size)
+    assert run.data.params["input.shards"] == chain.bundle("shards").uri
+    assert run.data.tags["fingerprint"] == bundle.manifest["fingerprint"]
+    assert run.data.tags["code_version"] == str(bundle.manifest["code_version"])
+    assert run.data.metrics["seconds"] > 0
+    assert len(client.get_metric_history(run.info.run_id, "loss")) >= 1
+
+
+def test_figures_of_a_stage_are_metrics_of_its_run(chain: Chain, client: MlflowClient) -> None:
+    bundle = chain.bundle("evaluate", "esans")
+    metrics = client.get_run(bundle.facts["mlflow_run_id"]).data.metrics
+    assert metrics["recall_at_50"] == pytest.approx(bundle.figures["recall@50"])
+    assert 0 < metrics["recall_at_50"] < 1
+
+
+_RETRIEVE = """
+import sys, mlflow
+mlflow.set_tracking_uri(sys.argv[1])
+from mlflow import MlflowClient
+(model,) = MlflowClient().search_registered_models()
+version = max(MlflowClient().search_model_versions(f"name='{model.name}'"), key=lambda found: int(found.version))
+loaded = mlflow.pyfunc.load_model(f"models:/{model.name}/{version.version}")
+signature = loaded.metadata.signature
+assert signature is not None and signature.inputs is not None
+import pandas as pd
+example = loaded.input_example if getattr(loaded, "input_example", None) is not None else pd.DataFrame({"history": [sys.argv[2:]]})
+print("RETRIEVED", loaded.predict(example))
+"""
+
+
+def test_the_registered_model_is_loaded_back_in_a_new_process_and_retrieves_for_raw_item_ids(chain: Chain, tmp_path: Path) -> None:
+    ids = chain.bundle("prepare").table("items").arrow(["item_id"]).column(0).to_pylist()[:3]
+    command = [sys.executable, "-c", _RETRIEVE, chain.server, *ids]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert "RETRIEVED" in succeeded(done)
+
+
+def test_a_second_run_finds_everything_up_to_date(chain: Chain, client: MlflowClient) -> None:
+    experiment = client.get_experiment_by_name("esans")
+    before = len(client.search_runs([experiment.experiment_id]))
+    started = time.monotonic()
+    again = succeeded(chain.run())
+    assert time.monotonic() - started < 30
+    assert again.count("up to date") >= len(SHARED) + len(METHODS) * len(METHOD_STAGES)
+    assert "done in" in again
+    assert not re.findall(r"^\S*\s*(\w+)( \(\w+\))?: done in", again, re.MULTILINE)
+    assert len(client.search_runs([experiment.experiment_id])) == before
+
+
+def test_a_changed_setting_runs_the_stages_that_depend_on_it_and_no_other(chain: Chain) -> None:
+    text = succeeded(chain.run("--train.optimizer.learning_rate=0.003", "--train.epochs=1"))
+    for stage in SHARED:
+        assert re.search(rf"\b{stage}: up to date", text), stage
+    for stage in METHOD_STAGES:
+        for method in METHODS:
+            assert re.search(rf"\b{stage} \({method}\): done in", text), (stage, method)
