@@ -21,13 +21,13 @@ class AlignConfig:
     """Width between the two matrices of `mlp`. At least 1."""
     temperature: PositiveFloat = 0.07
     """InfoNCE temperature (METHOD 1). Above 0."""
-    epochs: PositiveInt = 60
+    epochs: PositiveInt = 40
     """Most passes over the items. At least 1."""
-    patience: PositiveInt = 8
+    patience: PositiveInt = 5
     """Stop after this many epochs without a better held-out recall; the best epoch is kept. At least 1."""
-    batch_size: Annotated[int, Field(ge=2)] = 1024
+    batch_size: Annotated[int, Field(ge=2)] = 512
     """Items that are contrasted with each other. At least 2."""
-    learning_rate: PositiveFloat = 0.001
+    learning_rate: PositiveFloat = 0.01
     """AdamW step size. Above 0."""
     weight_decay: NonNegativeFloat = 0.01
     """AdamW weight decay. 0 or more."""

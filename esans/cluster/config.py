@@ -1,8 +1,87 @@
 """Configuration of the cluster stage."""
 
-from esans.config import config
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from esans.config import PositiveFloat, PositiveInt, Runtime, config, section
+
+MODES = ("kmeans",)
+
+
+@config
+class KMeansConfig:
+    """How codebooks are fitted."""
+
+    max_training_vectors: PositiveInt = 200_000
+    """Items sampled to the driver: each takes (modalities + 1) x align.dim x 4 bytes. At least 1."""
+    iterations: PositiveInt = 25
+    """Lloyd iterations. At least 1."""
+    restarts: PositiveInt = 1
+    """Independent starts; the one with the least distortion is kept. At least 1."""
+    spherical: bool = False
+    """Scale primary centroids to unit norm."""
+
+
+@config
+class RepairConfig:
+    """How clusters that break the guarantees are mended."""
+
+    largest: Annotated[float, Field(gt=1)] = 5.0
+    """A primary above this many times the mean size is split. Above 1."""
+    sample_rounds: PositiveInt = 10
+    """Rounds of merging and splitting on the sample. At least 1."""
+    rounds: PositiveInt = 4
+    """Rounds counted over all items, before what is left is merged or split without regard to distance. At least 1."""
+    penalty: Annotated[float, Field(ge=0)] = 0.1
+    """Strength of the size penalty of clusters near a bound, in mean squared distances. 0 or more; 0 turns it off."""
 
 
 @config
 class ClusterConfig:
     """Keys under `cluster`."""
+
+    mode: str = "kmeans"
+    """How the codebooks are fitted: `kmeans`, per level on a sample."""
+    num_primary: Annotated[int, Field(ge=2, le=20_000)] | None = None
+    """K1. By default sqrt(items), at most items / (3 x min_cluster_size): the mean size stays well above the least. 2 to 20,000."""
+    num_secondary: Annotated[int, Field(ge=2, le=1_024)] | None = None
+    """K2. By default sqrt(items / K1), 2 to 256: a primary splits into about as many cells as a cell has items. 2 to 1,024."""
+    min_cluster_size: PositiveInt = 20
+    """Every primary holds at least this many items, and at least m_o (METHOD 2 asks for max(m_o, 20)). Items; at least 1."""
+    m_c: PositiveInt = 2
+    """Easy clusters that a method draws per positive; there will be more primaries than that. At least 1."""
+    m_o: PositiveInt = 5
+    """Items that a method draws in each easy cluster. At least 1."""
+    n_h: PositiveInt = 5
+    """Hard negatives per positive: smaller hard pools are topped up from the nearest primary. At least 1."""
+    transition_temperature: PositiveFloat = 0.1
+    """T_c of the transition probabilities: smaller draws easy negatives from nearer clusters. Above 0."""
+    kmeans: KMeansConfig = section(KMeansConfig)
+    """How codebooks are fitted."""
+    repair: RepairConfig = section(RepairConfig)
+    """How clusters that break the guarantees are mended."""
+    category: str | None = None
+    """Name of a side column (prepare.items.side) to judge purity by; null reports none."""
+    previous: str | None = None
+    """URI of an earlier cluster bundle to compare with (adjusted Rand index); null compares with none."""
+    assign_batch: Annotated[PositiveInt, Runtime] = 4_096
+    """Items scored against all centroids at a time on a worker: batch x K1 x 4 bytes. At least 1."""
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"mode = {self.mode!r}: must be one of {', '.join(MODES)}.")
+        if self.n_h > self.least:
+            raise ValueError(
+                f"n_h = {self.n_h} is more than min_cluster_size = {self.min_cluster_size}: one primary must be able to top up a hard pool. "
+                "Raise min_cluster_size or lower n_h."
+            )
+        if self.num_primary is not None and self.num_primary <= self.m_c:
+            raise ValueError(f"num_primary = {self.num_primary} must be more than m_c = {self.m_c}: easy clusters are drawn among the others.")
+
+    @property
+    def least(self) -> int:
+        """Items that every primary must hold."""
+        return max(self.min_cluster_size, self.m_o)
