@@ -22,7 +22,7 @@ class KnnConfig:
     """Item-item similarities over co-occurrence in train; besides the default there are `shrunk_cosine` and `bm25_cosine`."""
     sides: list[Side] = dataclasses.field(default_factory=lambda: ["candidate", "history"])
     """Whose neighbour lists are cut: the candidate's (it needs a history item among its nearest) or the history items' own."""
-    half_lives: list[PositiveFloat] = dataclasses.field(default_factory=lambda: [5, 20, 50])
+    half_lives: list[PositiveFloat] = dataclasses.field(default_factory=lambda: [5, 10, 20, 50])
     """Recency weights to try for the winner, in positions of the history after which the weight halves; no weighting is always tried."""
     shrinkage: PositiveFloat = 20.0
     """Added to the denominator of `shrunk_cosine`, in users."""

@@ -1,0 +1,63 @@
+"""Evaluate a model on the users of one split, shared between the processes of torch.distributed where there are several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from esans.bundle import Table
+from esans.retrieval.config import MetricsConfig
+from esans.retrieval.encode import Towers, encode_users
+from esans.retrieval.evaluation import Catalogue, Evaluation, evaluate_batches
+from esans.retrieval.ragged import Ragged
+from esans.retrieval.scorers import DotScorer
+from esans.retrieval.topk import ITEM_CHUNK
+from esans.retrieval.users import UserBatch, user_batches
+
+
+@torch.inference_mode()
+def evaluate_users(
+    model: Towers,
+    item_vectors: Tensor,
+    histories: Table,
+    split: str,
+    catalogue: Catalogue,
+    config: MetricsConfig,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    user_batch: int = 512,
+    item_chunk: int = ITEM_CHUNK,
+    device: torch.device | str = "cpu",
+    on_batch: Callable[[UserBatch, Ragged], None] | None = None,
+) -> Evaluation:
+    """Exact metrics over all users of `split`, the same on every rank and for every number of ranks.
+
+    Users go to ranks by whole batches, and what the ranks add up are integers.
+
+    Args:
+        model: the trained towers, on `device`.
+        item_vectors: (num_items, dim) from `encode_catalogue`, on `device`.
+        histories: the prepare bundle's table.
+        split: validation or test.
+        catalogue: the items.
+        config: metrics and slices.
+        rank: this process.
+        world_size: how many processes share the users; above 1, torch.distributed must be initialised.
+        user_batch: users encoded at a time; may change vectors in their last bits, as any other batching does.
+        item_chunk: items ranked at a time; changes memory, never results.
+        device: where the model and scores live.
+        on_batch: called with each batch of this rank and its ranks.
+    """
+    evaluation = evaluate_batches(
+        user_batches(histories, split, user_batch, rank, world_size),
+        lambda batch: DotScorer(encode_users(model, batch, device), item_vectors),
+        catalogue,
+        config,
+        item_chunk=item_chunk,
+        device=device,
+        on_batch=on_batch,
+    )
+    return evaluation.reduce(device) if world_size > 1 else evaluation
