@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import socket
@@ -40,10 +39,13 @@ def succeeded(done: subprocess.CompletedProcess[str]) -> str:
     return done.stdout
 
 
-def _die_with_parent() -> None:
-    # A test run that is killed runs no clean-up; the kernel then stops its services (PR_SET_PDEATHSIG, Linux only).
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+# Runs the command that follows it, to be stopped by the kernel when the test run dies: one that is killed cleans nothing up.
+_WITH_PARENT = """
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
 
 
 @contextmanager
@@ -51,7 +53,7 @@ def service(command: Sequence[str], log: Path, env: Mapping[str, str]) -> Iterat
     """A background process with its children, killed at the end whatever happens."""
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            command, stdout=stream, stderr=subprocess.STDOUT, env=dict(env), start_new_session=True, preexec_fn=_die_with_parent
+            [sys.executable, "-c", _WITH_PARENT, *command], stdout=stream, stderr=subprocess.STDOUT, env=dict(env), start_new_session=True
         )
     try:
         yield process
