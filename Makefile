@@ -6,6 +6,7 @@ PY := .venv/bin/python
 TESTS ?=
 
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 .PHONY: help setup quickstart test lint unit integration format mlflow package clean distclean
 
 help: ## Print this list

@@ -92,7 +92,7 @@ class Source:
         over: dict[str, Any] = {}
         for argument in self.overrides:
             over = merge(over, parse_override(argument))
-        layers = [read_yaml(file) for file in self.files]
+        layers: list[Mapping[str, Any]] = [read_yaml(file) for file in self.files]
         chosen = method or over.get("method")
         if chosen is not None:
             layers.append(self._overlay(str(chosen)))

@@ -27,7 +27,6 @@ STAMP = VENV / "esans-setup.sha256"
 LOG = VENV / "esans-setup.log"
 
 sys.path.insert(0, str(ROOT))
-sys.dont_write_bytecode = True
 
 from esans.environment import exact_pins  # noqa: E402
 from tools.java import ensure_java  # noqa: E402
