@@ -1,0 +1,202 @@
+"""The comparison of methods: a table for the terminal, and one self-contained HTML page."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from esans.bundle import Bundle, write_text
+from esans.evaluate.results import HEADLINE, Comparison, MethodResult, Row
+from esans.progress import console
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["Comparison", "MethodResult", "print_table", "terminal_table", "write_report"]
+
+
+def terminal_table(comparison: Comparison, title: str = "Test split, whole catalogue ranked") -> Table:
+    """The methods as a rich table: metrics with standard errors, examples/s and training seconds."""
+    from rich.table import Table
+
+    rows = comparison.rows
+    table = Table(title=title, title_justify="left", caption=_knn_note(rows), caption_justify="left")
+    table.add_column("method", no_wrap=True)
+    for metric in HEADLINE.values():
+        table.add_column(metric, justify="right", no_wrap=True)
+    table.add_column("examples/s", justify="right")
+    table.add_column("seconds", justify="right")
+    best = _best(rows)
+    for row in rows:
+        cells = [f"[bold]{_value(row, metric)}[/bold]" if row.name == best.get(metric) else _value(row, metric) for metric in HEADLINE]
+        table.add_row(row.name, *cells, _number(row.examples_per_second), _number(row.seconds), style="dim" if row.is_reference else "")
+    return table
+
+
+def print_table(results: Sequence[MethodResult], references: Bundle | None) -> None:
+    """Print the methods, references first, to the project's console."""
+    console.print(terminal_table(Comparison.read(results, references)))
+
+
+def write_report(
+    path: str,
+    results: Sequence[MethodResult],
+    references: Bundle | None,
+    cluster: Bundle | None = None,
+    *,
+    title: str = "Comparison of methods",
+    notes: Sequence[str] = (),
+) -> str:
+    """Write the HTML report to a path or URI and return it. The page needs nothing from outside itself.
+
+    Args:
+        path: where to write; any fsspec URI.
+        results: the trained methods, in order.
+        references: the references bundle, or None.
+        cluster: the cluster bundle, for the sizes of its clusters, or None.
+        title: heading of the page.
+        notes: plain sentences under the table.
+    """
+    from esans.evaluate.pictures import pictures
+
+    comparison = Comparison.read(results, references, cluster)
+    figures = "".join(f"<figure><figcaption>{_safe(name)}</figcaption>{svg}</figure>" for name, svg in pictures(comparison).items())
+    page = _PAGE.format(
+        title=_safe(title),
+        style=_STYLE,
+        about=_about(comparison),
+        table=_html_table(comparison.rows),
+        notes="".join(f"<p>{_safe(note)}</p>" for note in [*filter(None, [_knn_note(comparison.rows)]), *notes]),
+        figures=figures,
+        footer=_footer(comparison),
+    )
+    write_text(path, page)
+    return path
+
+
+def _knn_note(rows: Sequence[Row]) -> str:
+    return next((f"item-kNN, tuned on validation: {row.note}" for row in rows if row.note), "")
+
+
+def _best(rows: Sequence[Row]) -> dict[str, str]:
+    result = {}
+    for metric in HEADLINE:
+        scored = [row for row in rows if metric in row.values]
+        if scored:
+            result[metric] = max(scored, key=lambda row: row.values[metric]).name
+    return result
+
+
+def _value(row: Row, metric: str) -> str:
+    if metric not in row.values:
+        return "-"
+    error = row.errors.get(metric, math.nan)
+    return f"{row.values[metric]:.4f}" + ("" if math.isnan(error) else f" ±{error:.4f}")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"
+
+
+def _about(comparison: Comparison) -> str:
+    prepare = _prepare(comparison)
+    if prepare is None:
+        return ""
+    facts, users = prepare.facts, max([row.users for row in comparison.rows], default=0)
+    sentence = (
+        f"{facts['num_items']:,} items, {facts['num_users']:,} users, {facts['num_train']:,} train positives; {users:,} users tested."
+    )
+    split = facts.get("split", {})
+    rule = split.get("rule", "") if isinstance(split, dict) else ""
+    return f"<p>{_safe(sentence)}</p>" + (f"<p><strong>Split.</strong> {_safe(rule)}</p>" if rule else "")
+
+
+def _prepare(comparison: Comparison) -> Bundle | None:
+    bundles = [result.evaluate_bundle for result in comparison.results]
+    if comparison.references is not None:
+        bundles.append(comparison.references)
+    for bundle in bundles:
+        uri = bundle.manifest["inputs"].get("prepare")
+        if uri:
+            return Bundle.find(uri)
+    return None
+
+
+def _html_table(rows: Sequence[Row]) -> str:
+    best = _best(rows)
+    heads = "".join(f"<th>{name}</th>" for name in ("method", *HEADLINE.values(), "examples/s", "seconds"))
+    body = ""
+    for row in rows:
+        cells = ""
+        for metric in HEADLINE:
+            value, _, error = _value(row, metric).partition(" ")
+            mark = ' class="best"' if row.name == best.get(metric) else ""
+            cells += f"<td{mark}>{value}<small> {error}</small></td>"
+        kind = ' class="reference"' if row.is_reference else ""
+        body += (
+            f"<tr{kind}><th>{_safe(row.name)}</th>{cells}<td>{_number(row.examples_per_second)}</td><td>{_number(row.seconds)}</td></tr>"
+        )
+    return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _footer(comparison: Comparison) -> str:
+    named: list[tuple[str, Bundle]] = []
+    for result in comparison.results:
+        named.append((f"{result.name}: evaluate", result.evaluate_bundle))
+        if result.train_bundle is not None:
+            named.append((f"{result.name}: train", result.train_bundle))
+    for name, bundle in (("references", comparison.references), ("cluster", comparison.cluster), ("prepare", _prepare(comparison))):
+        if bundle is not None:
+            named.append((name, bundle))
+    entries = ""
+    for name, bundle in named:
+        manifest = bundle.manifest
+        shown = f"{name} · {manifest['fingerprint']} · {manifest['created']} · {manifest['seconds']:.0f} s"
+        details = json.dumps({"bundle": bundle.uri, "config": manifest["config"]}, indent=1, default=str)
+        entries += f"<details><summary>{_safe(shown)}</summary><pre>{_safe(details)}</pre></details>"
+    return entries
+
+
+def _safe(text: str) -> str:
+    return html.escape(str(text))
+
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1c1f24; --dim: #667; --page: #fbfbfa; --card: #fff; --line: #dfe1e5; --best: #e8f1fb; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e4e6ea; --dim: #98a0ad; --page: #14161a; --card: #1c1f25; --line: #323741; --best: #20324a; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 1180px; padding: 2.2rem 1.4rem; background: var(--page); color: var(--ink);
+  font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+h1 { font-size: 1.6rem; margin: 0 0 .6rem; } h2 { font-size: 1.1rem; margin: 2.2rem 0 .7rem; }
+p { max-width: 80ch; margin: .4rem 0; } .scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; background: var(--card); border: 1px solid var(--line); margin: 1rem 0; }
+th, td { padding: .45rem .8rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap;
+  font-variant-numeric: tabular-nums; }
+th:first-child { text-align: left; } thead th { font-weight: 600; color: var(--dim); } tbody th { font-weight: 600; }
+tr.reference th, tr.reference td { color: var(--dim); } td.best { background: var(--best); color: var(--ink); font-weight: 600; }
+small { color: var(--dim); font-weight: 400; }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr)); gap: 1rem; }
+figure { margin: 0; padding: .8rem 1rem; background: var(--card); border: 1px solid var(--line); }
+figcaption { font-weight: 600; margin-bottom: .4rem; } svg { width: 100%; height: auto; display: block; }
+details { border-bottom: 1px solid var(--line); padding: .3rem 0; } summary { cursor: pointer; color: var(--dim); }
+pre { overflow-x: auto; font-size: 12.5px; }
+"""
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title><style>{style}</style></head><body>
+<h1>{title}</h1>{about}
+<h2>Methods</h2>{table}{notes}
+<p>Every user's list ranks the whole catalogue without the items seen before. Recall is the share of a user's targets within the
+first k; NDCG counts a target at rank r as 1/log2(1+r) against the best possible order; MRR is one over the rank of the first target.
+All are means over users; ± is one standard error over users. Grey rows were not trained. Ranks are exact, and equal scores are
+ordered by a fixed shuffle.</p>
+<h2>Pictures</h2><div class="figures">{figures}</div>
+<h2>Made from</h2>{footer}
+</body></html>
+"""
