@@ -25,6 +25,12 @@ NOT_FINITE = "vector_with_nan_or_infinity"
 ZERO_VECTOR = "vector_all_zero"
 SET_MISSING = "set_missing:"  # prefix: the value was dropped, the row stays
 
+# What such rejects often come from, said when they stop the stage.
+_HINTS = {
+    OUT_OF_RANGE: "Times in milliseconds need prepare.interactions.timestamps.unit=ms; times to come, prepare.interactions.timestamps.max.",
+    UNKNOWN_ITEM: "Interactions need their item in the items table: is it whole, and are the ids written the same way in both?",
+}
+
 
 @dataclass(frozen=True)
 class Reject:
@@ -98,6 +104,7 @@ def enforce_share(checked: Checked, allowed: float) -> None:
         f"{checked.name}: {rejected:,} of {checked.total:,} rows ({rejected / checked.total:.1%}) are rejected, "
         f"more than prepare.max_rejected_share = {allowed:g} allows:",
         *describe([one for one in checked.rejects if one.dropped]),
+        *({f"  {_HINTS[one.reason]}": None for one in checked.rejects if one.reason in _HINTS}),
         "  Fix the rows or the column mapping, or raise prepare.max_rejected_share. `esans validate` shows every reason.",
     ]
     raise DataError("\n".join(lines))

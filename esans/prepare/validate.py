@@ -113,5 +113,7 @@ def roles(config: PrepareConfig, name: str) -> dict[str, str]:
         id_column = config.items.extra[extra].item_id if extra else config.items.columns.item_id
         found[id_column] = [C.ITEM_ID]
         for key, column in items.uses(config.items):
-            found.setdefault(column.removeprefix(f"{extra}."), []).append(key.removeprefix("prepare.items.").removeprefix("columns."))
+            found.setdefault(column.removeprefix(f"{extra}."), []).append(
+                key.removeprefix("prepare.items.").removeprefix("columns.").removesuffix(".column")
+            )
     return {column: ", ".join(dict.fromkeys(meanings)) for column, meanings in found.items()}
