@@ -15,30 +15,47 @@ from esans.progress import console
 if TYPE_CHECKING:
     from rich.table import Table
 
+# Columns of a terminal from which every metric gets its standard error.
+_WIDE = 125
+
 __all__ = ["Comparison", "MethodResult", "print_table", "terminal_table", "write_report"]
 
 
-def terminal_table(comparison: Comparison, title: str = "Test split, whole catalogue ranked") -> Table:
-    """The methods as a rich table: metrics with standard errors, examples/s and training seconds."""
+def terminal_table(comparison: Comparison, *, errors: bool = True, title: str = "Test split, whole catalogue ranked") -> Table:
+    """The methods as a rich table: metrics, examples/s and training seconds.
+
+    With `errors` every metric has its standard error and the table is about 125 columns wide; without, it fits into 80 and
+    the standard error of Recall@50 alone is shown.
+    """
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    rows = comparison.rows
-    table = Table(title=title, title_justify="left", caption=_knn_note(rows), caption_justify="left")
-    table.add_column("method", no_wrap=True)
-    for metric in HEADLINE.values():
-        table.add_column(metric, justify="right", no_wrap=True)
-    table.add_column("examples/s", justify="right")
-    table.add_column("seconds", justify="right")
+    rows, metric_of_error = comparison.rows, comparison.headline_metric
+    table = Table(title=title, title_justify="left", caption=_knn_note(rows), caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.padding = (0, 1, 0, 1) if errors else (0, 0, 0, 0)
+    table.add_column("method", no_wrap=errors, overflow="fold")
+    for metric, shown in HEADLINE.items():
+        table.add_column(shown, justify="right", no_wrap=True)
+        if not errors and metric == metric_of_error:
+            table.add_column("±", justify="right", no_wrap=True)
+    for shown in ("ex./s", "seconds"):
+        table.add_column(shown if not errors or shown == "seconds" else "examples/s", justify="right", no_wrap=True)
     best = _best(rows)
     for row in rows:
-        cells = [f"[bold]{_value(row, metric)}[/bold]" if row.name == best.get(metric) else _value(row, metric) for metric in HEADLINE]
+        cells = []
+        for metric in HEADLINE:
+            value, _, error = _value(row, metric).partition(" ±")
+            text = f"{value} ±{error}" if errors and error else value
+            cells.append(f"[bold]{text}[/bold]" if row.name == best.get(metric) else text)
+            if not errors and metric == metric_of_error:
+                cells.append(error.lstrip("0"))
         table.add_row(row.name, *cells, _number(row.examples_per_second), _number(row.seconds), style="dim" if row.is_reference else "")
     return table
 
 
 def print_table(results: Sequence[MethodResult], references: Bundle | None) -> None:
     """Print the methods, references first, to the project's console."""
-    console.print(terminal_table(Comparison.read(results, references)))
+    console.print(terminal_table(Comparison.read(results, references), errors=console.width >= _WIDE))
 
 
 def write_report(

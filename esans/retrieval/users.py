@@ -14,6 +14,7 @@ from esans.retrieval.ragged import Ragged
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.dataset as pads
 
     from esans.bundle import Table
 
@@ -35,8 +36,12 @@ class UserBatch:
         return UserBatch(self.users[rows], self.history.pick(rows), self.targets.pick(rows), self.seen.pick(rows))
 
 
-def user_batches(histories: Table, split: str, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[UserBatch]:
+def user_batches(
+    histories: Table, split: str, batch_size: int, rank: int = 0, world_size: int = 1, where: pads.Expression | None = None
+) -> Iterator[UserBatch]:
     """Users of `split` in batches of `batch_size` (the last may be smaller); rank r gets batches r, r + world_size, ...
+
+    `where` keeps some users, by a pyarrow condition on the columns.
 
     Batches are cut from the whole table, not from a rank's share: a user meets the same neighbours in every run, so that
     the encoder's floating-point results are the same too. Memory: one batch, and one row group being read.
@@ -46,7 +51,9 @@ def user_batches(histories: Table, split: str, batch_size: int, rank: int = 0, w
     columns = [USER_IDX, HISTORY, TARGETS, SEEN]
     pending: list[pa.RecordBatch] = []
     number, waiting = 0, 0
-    for record in histories.dataset().to_batches(columns=columns, filter=pads.field(SPLIT) == split, batch_size=batch_size):
+    condition = pads.field(SPLIT) == split
+    chosen = condition if where is None else condition & where
+    for record in histories.dataset().to_batches(columns=columns, filter=chosen, batch_size=batch_size):
         while len(record):
             part = record.slice(0, batch_size - waiting)
             record = record.slice(len(part))

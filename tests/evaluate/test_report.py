@@ -117,6 +117,15 @@ def test_the_terminal_table_has_the_columns_of_the_quickstart(comparison):
     assert comparison.rows[2].as_dict()["recall@50"] == pytest.approx(0.3)
 
 
+def test_the_narrow_table_fits_into_eighty_columns(comparison):
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(terminal_table(comparison, errors=False))
+    text = console.export_text()
+    assert "…" not in text
+    for shown in ("item-kNN", "12,346", "0.4500", "Recall@200", "seconds", "±"):
+        assert shown in text
+
+
 def test_a_report_without_references_training_or_clusters_still_stands(tmp_path):
     alone = bundle(tmp_path / "m", "evaluate", lambda out: metrics(out, {"any": 1.0}))
     write_report(str(tmp_path / "r.html"), [MethodResult("m", alone)], None)

@@ -1,0 +1,66 @@
+"""The export stage: what serving needs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from esans.export.config import ExportConfig
+from esans.progress import say
+from esans.stage import Inputs, Stage
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from esans.bundle import BundleWriter
+
+
+class Export(Stage):
+    """Item and user vectors, a faiss index with its measured recall, and the model in the MLflow registry."""
+
+    name: ClassVar[str] = "export"
+    code_version: ClassVar[int] = 1
+    inputs: ClassVar[tuple[str, ...]] = ("prepare", "train")
+    config: ExportConfig
+
+    def run(self, inputs: Inputs, out: BundleWriter) -> None:
+        """Tables `item_vectors` and `user_vectors`, folder `retriever`; a version in the registry."""
+        from esans.export.index import build_index, index_kind, measure_index
+        from esans.export.retriever import write_folder
+        from esans.export.sample import UserSample
+        from esans.export.vectors import read_item_ids, write_item_vectors, write_user_vectors
+        from esans.model import load
+        from esans.retrieval.encode import encode_catalogue, pick_device
+        from esans.retrieval.evaluation import Catalogue
+
+        prepare, config = inputs["prepare"], self.config
+        device = pick_device(config.device, "export.device")
+        with inputs["train"].local("model") as model_folder:
+            model = load(model_folder, device)
+            vectors, catalogue, item_ids = encode_catalogue(model, device), Catalogue.read(prepare), read_item_ids(prepare)
+            write_item_vectors(out, item_ids, vectors)
+            sample = UserSample(int(prepare.facts["num_users"]), config.index.measured_users)
+            if config.user_vectors:
+                users = write_user_vectors(out, prepare, model, config.user_batch, device, sample.add)
+                say(f"  vectors of {len(vectors):,} items and {users:,} users")
+            else:
+                sample.read(prepare, model, config.user_batch, device)
+            offered = vectors[catalogue.available.to(device)]
+            index = build_index(offered.cpu().numpy(), config.index, self.context.seed)
+            quality = measure_index(index, sample.vectors.to(device), offered, config.index.measured_k)
+            kind, k = index_kind(config.index, len(offered)), config.index.measured_k
+            say(f"  {kind} index of {len(offered):,} items: recall@{k} {quality.recall:.4f}, {quality.queries_per_second:,.0f} queries/s")
+            out.report({f"index_recall@{k}": quality.recall, "index_queries_per_second": quality.queries_per_second})
+            out.state({"index": kind, "indexed_items": len(offered), "dim": vectors.shape[1]})
+            with out.local("retriever") as folder:
+                write_folder(folder, model_folder, index, item_ids, catalogue.counts.numpy(), catalogue.available.numpy())
+                if config.registry.register:
+                    self._register(out, folder, sample.raw_histories(item_ids))
+
+    def _register(self, out: BundleWriter, folder: Path, example: list[list[str]]) -> None:
+        from esans.export.registry import register
+
+        registry = self.config.registry
+        tags = {"method": self.context.method, "bundle": out.uri, "fingerprint": out.fingerprint}
+        version = register(self.context.run, folder, example, registry, tags)
+        out.state({"registered_name": registry.name, "registered_version": version})
+        say(f"  registered models:/{registry.name}/{version}, now @{registry.alias}")
