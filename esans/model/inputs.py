@@ -40,6 +40,9 @@ class ItemInputs(nn.Module):
 
     def bag(self, ids_BH: Tensor, weights_BH: Tensor) -> Tensor:
         """Weighted sum of the inputs of (B, H) items: (B, D). Weights of padding places are 0; their ids must be legal."""
+        if ids_BH.numel() >= self.id_embedding.num_embeddings:
+            # Fewer items than places: the inputs of all items once, then one pass over the bags.
+            return _bag(self(torch.arange(self.id_embedding.num_embeddings, device=ids_BH.device)), ids_BH, weights_BH)
         total = _bag(self.id_embedding.weight, ids_BH, weights_BH)
         if self.content_map is not None:
             total = total + self.content_map(_bag(self.content_NF, ids_BH, weights_BH))
@@ -49,4 +52,11 @@ class ItemInputs(nn.Module):
 
 
 def _bag(table: Tensor, ids_BH: Tensor, weights_BH: Tensor) -> Tensor:
-    return nn.functional.embedding_bag(ids_BH, table, per_sample_weights=weights_BH.to(table.dtype), mode="sum")
+    weights_BH = weights_BH.to(table.dtype)
+    if ids_BH.device.type != "cpu":
+        return nn.functional.embedding_bag(ids_BH, table, per_sample_weights=weights_BH, mode="sum")
+    # Most places of most histories are padding. A CPU drops them; a GPU would have to wait for their number.
+    live = weights_BH != 0
+    offsets = live.sum(1).cumsum(0).roll(1)
+    offsets[0] = 0
+    return nn.functional.embedding_bag(ids_BH[live], table, offsets, per_sample_weights=weights_BH[live], mode="sum")

@@ -46,11 +46,24 @@ class Batch:
             (B, *cell) or (B, n) bool.
         """
         if ids.dim() == 1:
-            ids = ids.expand(len(self), -1)
+            return self._knows_shared(ids) | (ids == self.target[:, None])
         flat = ids.reshape(len(self), -1)
         place = torch.searchsorted(self.known, flat.contiguous()).clamp_max(self.known.shape[1] - 1)
         known = self.known.gather(1, place) == flat
         return (known | (flat == self.target[:, None])).reshape(ids.shape)
+
+    def _knows_shared(self, ids: Tensor) -> Tensor:
+        """(B, n): the known items are looked up in the pool, B K searches instead of B n."""
+        ranked, order = ids.sort()
+        first = torch.ones_like(ranked, dtype=torch.bool)
+        first[1:] = ranked[1:] != ranked[:-1]
+        group = first.cumsum(0) - 1
+        place = torch.searchsorted(ranked, self.known.flatten()).clamp_max(len(ids) - 1)
+        hit = (ranked[place] == self.known.flatten()).view_as(self.known)
+        # Repeats of an id form one group; misses are written to a spare last column.
+        column = torch.where(hit, group[place].view_as(self.known), len(ids))
+        met = torch.zeros(len(self), len(ids) + 1, dtype=torch.bool, device=ids.device).scatter_(1, column, True)
+        return met[:, torch.empty_like(order).scatter_(0, order, group)]
 
 
 @dataclass

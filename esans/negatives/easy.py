@@ -97,5 +97,3 @@ class Easy(Sampler):
     def draws_per_example(self, batch: Batch) -> int:
         """m_c * m_o real draws."""
         return self.config.clusters * self.config.per_cluster
-
-

@@ -11,7 +11,8 @@ from torch import Generator, Tensor, nn
 from esans.negatives.base import Batch, Context, Negatives, Sampler, Terms
 from esans.negatives.loss import logits_of, negative_shares, sampled_softmax
 
-Encode = Callable[[Tensor], Tensor]
+# Groups of item ids, each of any shape -> their unit vectors, (*shape, D) each.
+Encode = Callable[[Sequence[Tensor]], list[Tensor]]
 
 
 @dataclass
@@ -40,7 +41,7 @@ class NegativeGroups(nn.Module):
         Args:
             batch: B examples.
             user_BD: user vectors at unit norm, with gradient.
-            encode: item ids (n,) -> unit vectors (n, D), with gradient; repeated ids are its business.
+            encode: groups of item ids -> their unit vectors, with gradient; repeated ids are its business.
             temperature: scalar or (B,), > 0.
             generator: on the device of the batch.
             diagnose: also compute the share of each group.
@@ -50,7 +51,8 @@ class NegativeGroups(nn.Module):
         """
         samplers: list[Sampler] = list(self.samplers)  # type: ignore[arg-type]
         proposals = [sampler.propose(batch, user_BD.detach(), generator) for sampler in samplers]
-        positive_BD, vectors = _encode_all(batch, proposals, encode)
+        # One call for all ids, so that an item met in several groups is encoded once.
+        positive_BD, *vectors = encode([batch.target, *[negatives.ids for negatives in proposals]])
         positive_B = (user_BD * positive_BD).sum(-1)
         terms: list[Terms] = []
         contexts = []
@@ -65,18 +67,8 @@ class NegativeGroups(nn.Module):
         return StepResult(loss_B, negative_shares(terms, [values.detach() for values in logits]) if diagnose else {})
 
 
-def _encode_all(batch: Batch, proposals: Sequence[Negatives], encode: Encode) -> tuple[Tensor, list[Tensor]]:
-    # One call for all ids, so that an item met in several groups is encoded once.
-    flat = [batch.target, *[negatives.ids.flatten() for negatives in proposals]]
-    encoded = encode(torch.cat(flat)).split([len(ids) for ids in flat])
-    shaped = [part.view(*negatives.ids.shape, -1) for part, negatives in zip(encoded[1:], proposals, strict=True)]
-    return encoded[0], shaped
-
-
 def _scores(user_BD: Tensor, vectors: Tensor, negatives: Negatives) -> Tensor:
     if negatives.ids.dim() == 1:
         return user_BD @ vectors.T
     flat = vectors.flatten(1, -2)
-    return torch.bmm(flat, user_BD[:, :, None]).squeeze(-1).view(negatives.ids.shape)
-
-
+    return (flat * user_BD[:, None, :]).sum(-1).view(negatives.ids.shape)

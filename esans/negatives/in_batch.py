@@ -40,5 +40,3 @@ class InBatch(Sampler):
     def draws_per_example(self, batch: Batch) -> int:
         """B."""
         return len(batch)
-
-

@@ -94,7 +94,9 @@ class TrainConfig:
                 f"batch_size = {self.batch_size} is not a multiple of launch.processes = {self.launch.processes}; each process takes an equal part"
             )
         if self.launch.mode == "local" and self.launch.processes > 1:
-            raise ValueError(f"launch.mode = 'local' runs one process, but launch.processes = {self.launch.processes}; take torchrun or spark")
+            raise ValueError(
+                f"launch.mode = 'local' runs one process, but launch.processes = {self.launch.processes}; take torchrun or spark"
+            )
         if not self.negatives:
             raise ValueError("negatives is empty: name at least one group, such as [{sampler: uniform}]")
 

@@ -41,7 +41,7 @@ def side_codes(features: Bundle) -> tuple[Tensor | None, list[int]]:
     if not sizes:
         return None, []
     table, num_items = features.table("side"), features.facts["num_items"]
-    codes = [table.dense(c.ITEM_IDX, name, num_items, dtype=np.int64) for name in sizes]
+    codes = [table.dense(c.ITEM_IDX, f"side_{name}", num_items, dtype=np.int64) for name in sizes]
     return torch.from_numpy(np.stack(codes, axis=1)), list(sizes.values())
 
 
@@ -116,7 +116,9 @@ class ValidationUsers:
         available = prepared.table("items").dense(c.ITEM_IDX, c.AVAILABLE, prepared.facts["num_items"], dtype=bool)
         return cls(
             user_idx=torch.from_numpy(np.concatenate(users) if users else np.zeros(0, np.int64)),
-            history=Ragged.from_lists([row[-history_length:] for row in parts[c.HISTORY]]).padded(c.PADDING, left=True, width=history_length),
+            history=Ragged.from_lists([row[-history_length:] for row in parts[c.HISTORY]]).padded(
+                c.PADDING, left=True, width=history_length
+            ),
             targets=Ragged.from_lists(parts[c.TARGETS]),
             seen=Ragged.from_lists(parts[c.SEEN]),
             available=torch.from_numpy(available),

@@ -62,7 +62,12 @@ class Loader:
             stop.set()
 
     def _produce(
-        self, plan: EpochPlan, part: Sequence[Interval], steps: int, ready: queue.Queue[Columns | BaseException | None], stop: threading.Event
+        self,
+        plan: EpochPlan,
+        part: Sequence[Interval],
+        steps: int,
+        ready: queue.Queue[Columns | BaseException | None],
+        stop: threading.Event,
     ) -> None:
         def put(item: Columns | BaseException | None) -> None:
             while not stop.is_set():

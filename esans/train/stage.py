@@ -47,6 +47,13 @@ class Train(Stage):
         seconds = sum(record["seconds"] for record in records)
         examples = sum(record["seconds"] * record["examples_per_second"] for record in records)
         best = records[result["best_epoch"]] if result["best_epoch"] >= 0 else records[-1]
-        out.state({"method": context.method, "best_epoch": result["best_epoch"], "epochs": len(records), "processes": self.config.launch.processes})
+        out.state(
+            {
+                "method": context.method,
+                "best_epoch": result["best_epoch"],
+                "epochs": len(records),
+                "processes": self.config.launch.processes,
+            }
+        )
         out.report({"examples_per_second": examples / seconds, "train_seconds": seconds, "best_epoch": result["best_epoch"]})
         out.report({f"validation_{name}": best[name] for name in best if "@" in name or name == "mrr"})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
@@ -24,15 +26,20 @@ class TrainStep(nn.Module):
         user_BD = self.model.encode_users(batch.history, batch.user_idx)
         return self.negatives(batch, user_BD, self.encode, self.temperature(), generator, diagnose)
 
-    def encode(self, ids: Tensor) -> Tensor:
-        """Item vectors of (n,) ids, each distinct item encoded once where that is the faster way.
+    def encode(self, groups: Sequence[Tensor]) -> list[Tensor]:
+        """Item vectors of groups of ids, each distinct item encoded once where that is the faster way.
 
         With more ids than items, the whole catalogue is encoded once and gathered from: its shape is fixed, so a GPU
         needs no look at the ids. Below that, a CPU takes the distinct ids; a GPU would have to wait for their number.
         """
-        if len(ids) >= self.model.num_items:
-            return F.embedding(ids, self.model.encode_items(torch.arange(self.model.num_items, device=ids.device)))
-        if ids.device.type == "cpu":
-            distinct, place = ids.unique(return_inverse=True)
-            return F.embedding(place, self.model.encode_items(distinct))
-        return self.model.encode_items(ids)
+        total = sum(ids.numel() for ids in groups)
+        if total >= self.model.num_items:
+            table = self.model.encode_items(torch.arange(self.model.num_items, device=groups[0].device))
+            return [F.embedding(ids, table) for ids in groups]
+        flat = torch.cat([ids.flatten() for ids in groups])
+        place = torch.arange(total, device=flat.device)
+        if flat.device.type == "cpu":
+            flat, place = flat.unique(return_inverse=True)
+        table = self.model.encode_items(flat)
+        parts = place.split([ids.numel() for ids in groups])
+        return [F.embedding(part.view(ids.shape), table) for part, ids in zip(parts, groups, strict=True)]

@@ -147,6 +147,9 @@ def test_membership_equals_the_naive_search(seed: int, width: int) -> None:
     ids = torch.randint(0, 15, (6, 4, 3), generator=random)
     naive = [[[value in known[row] or value == int(batch.target[row]) for value in line] for line in ids[row].tolist()] for row in range(6)]
     assert batch.knows(ids).tolist() == naive
+    pool = torch.randint(0, 15, (9,), generator=random)
+    shared = [[value in known[row] or value == int(batch.target[row]) for value in pool.tolist()] for row in range(6)]
+    assert batch.knows(pool).tolist() == shared
 
 
 def test_an_unknown_sampler_is_refused_with_the_known_ones() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -274,13 +275,13 @@ def test_a_step_proposes_encodes_each_id_once_refines_and_lets_samplers_observe(
     user = unit((6, 8), 5).float().requires_grad_()
     calls = []
 
-    def encode(ids: Tensor) -> Tensor:
-        calls.append(len(ids))
-        return table[ids]
+    def encode(ids: Sequence[Tensor]) -> list[Tensor]:
+        calls.append([tuple(part.shape) for part in ids])
+        return [table[part] for part in ids]
 
     result = groups(make_batch([0, 3, 12, 30, 35, 40]), user, encode, torch.tensor(0.1), generator_of(0), True)
     result.loss_B.mean().backward()
-    assert calls == [6 + 6 + 6 * 10 + 6 * 5 + 6 * 2]
+    assert calls == [[(6,), (6,), (6, 2, 5), (6, 5), (6, 2)]]
     assert torch.isfinite(result.loss_B).all()
     assert set(result.shares) == {"in_batch", "easy", "easy_virtual", "hard", "hard_virtual", "mine"}
     assert sum(share.item() for share in result.shares.values()) == pytest.approx(1, abs=1e-5)
