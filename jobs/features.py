@@ -1,8 +1,7 @@
 """Features.   spark-submit jobs/features.py --config conf/quickstart.yaml"""
 
-from esans.features.stage import Features
-
 from esans.cli import run_stage
+from esans.features.stage import Features
 
 if __name__ == "__main__":
     run_stage(Features)

@@ -1,8 +1,7 @@
 """Popularity and item-kNN under the same metrics.   spark-submit jobs/references.py --config conf/quickstart.yaml"""
 
-from esans.references.stage import References
-
 from esans.cli import run_stage
+from esans.references.stage import References
 
 if __name__ == "__main__":
     run_stage(References)

@@ -26,7 +26,7 @@ def free_port() -> int:
 
 
 def run_job(
-    job: str, *arguments: str, env: Mapping[str, str] | None = None, cwd: Path = ROOT, timeout: float = 280
+    job: str, *arguments: str, env: Mapping[str, str] | None = None, cwd: Path = ROOT, timeout: float = 500
 ) -> subprocess.CompletedProcess[str]:
     """Run jobs/<job>.py to its end, in a process of its own."""
     command = [sys.executable, str(ROOT / "jobs" / f"{job}.py"), *arguments]
@@ -91,7 +91,7 @@ class SparkCluster:
     env: Mapping[str, str]
     py_files: Path
 
-    def submit(self, script: Path, *arguments: str, cwd: Path, timeout: float = 280) -> subprocess.CompletedProcess[str]:
+    def submit(self, script: Path, *arguments: str, cwd: Path, timeout: float = 500) -> subprocess.CompletedProcess[str]:
         """spark-submit as docs/cluster.md writes it, from a folder that is not the clone."""
         command = [self.spark_submit, "--master", self.master, "--py-files", str(self.py_files)]
         command += ["--executor-memory", "700m", "--driver-memory", "1g"]
