@@ -31,7 +31,7 @@ def pictures(comparison: Comparison) -> dict[str, str]:
         if lines:
             result[f"{metric} {TITLES[name]}"] = _svg(partial(_slice, lines=lines, metric=metric, colors=colors))
     curves = _epochs(comparison)
-    for column, title in (("loss", "Training loss"), ("recall_at_50", "Validation recall@50")):
+    for column, title in (("loss", "Training loss (methods sum different terms)"), ("recall_at_50", "Validation recall@50")):
         drawn = {name: epochs for name, epochs in curves.items() if column in epochs}
         if drawn:
             result[f"{title} by epoch"] = _svg(partial(_curves, epochs=drawn, column=column, colors=colors))

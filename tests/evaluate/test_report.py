@@ -97,7 +97,7 @@ def test_pictures_are_well_formed(comparison):
         "recall@50 by method",
         "recall@50 by train count of the target",
         "recall@50 by distinct earlier items of the user",
-        "Training loss by epoch",
+        "Training loss (methods sum different terms) by epoch",
         "Validation recall@50 by epoch",
         "Items in each primary cluster",
     ]
