@@ -6,6 +6,7 @@ import glob
 import hashlib
 import posixpath
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import fsspec
@@ -70,9 +71,12 @@ def fingerprint(table: TableConfig, name: str, key: str) -> dict[str, Any]:
     if not files:
         raise DataError(f"{name}: no file at {table.path} ({key}.path). Correct the path; relative ones start at the current folder.")
     if sum(info["size"] for _, info in files) < HASH_LIMIT:
-        return {"sha256": _content(filesystem, files)}
-    stamps = [[relative, info["size"], str(info.get("ETag") or info.get("mtime") or info.get("LastModified"))] for relative, info in files]
-    return {"files": stamps}
+        return {"sha256": _content(filesystem, tuple((relative, info["path"], info["size"], _stamp(info)) for relative, info in files))}
+    return {"files": [[relative, info["size"], _stamp(info)] for relative, info in files]}
+
+
+def _stamp(info: dict[str, Any]) -> str:
+    return str(info.get("ETag") or info.get("mtime") or info.get("LastModified"))
 
 
 def _files(filesystem: Any, root: str) -> list[tuple[str, dict[str, Any]]]:
@@ -86,11 +90,13 @@ def _files(filesystem: Any, root: str) -> list[tuple[str, dict[str, Any]]]:
     return [(info["relative"], {**info, "path": path}) for path, info in sorted(found.items())]
 
 
-def _content(filesystem: Any, files: list[tuple[str, dict[str, Any]]]) -> str:
+@lru_cache(maxsize=32)
+def _content(filesystem: Any, files: tuple[tuple[str, str, int, str], ...]) -> str:
+    # A pipeline plans its stages once per method; the stamp in the key sees to it that changed files are read again.
     total = hashlib.sha256()
-    for relative, info in files:
-        total.update(f"{relative}\0{info['size']}\0".encode())
-        with filesystem.open(info["path"], "rb") as stream:
+    for relative, path, size, _ in files:
+        total.update(f"{relative}\0{size}\0".encode())
+        with filesystem.open(path, "rb") as stream:
             while chunk := stream.read(_CHUNK):
                 total.update(chunk)
     return total.hexdigest()
