@@ -51,6 +51,7 @@ class Reader:
     def __init__(self, table: Table, modalities: dict[str, int], window: int) -> None:
         self._table, self.modalities, self._window = table, modalities, window
         self._whole: Rows | None = None
+        self.num_items = table.rows
         self.num_windows = max(1, -(-table.rows // window))
 
     def windows(self) -> Iterator[Rows]:

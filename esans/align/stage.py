@@ -36,12 +36,13 @@ class Align(Stage):
         from esans.align.writer import write_vectors
 
         features = inputs["features"]
-        modalities: dict[str, int] = {name: int(features.facts["modalities"][name]) for name in sorted(features.facts["modalities"], key=_order)}
+        lengths = features.facts["modalities"]
+        modalities: dict[str, int] = {name: int(lengths[name]) for name in sorted(lengths, key=_order)}
         reader = Reader(features.table("vectors"), modalities, self.config.buffer_items)
         hidden = self.config.hidden if self.config.head == "mlp" and len(modalities) > 1 else None
         model = Aligner(modalities, self.config.dim, hidden, self.context.seed).to(self._device())
         if len(modalities) > 1:
-            self._fit(model, reader, int(features.facts["num_items"]), out)
+            self._fit(model, reader, out)
         else:
             name, dim = next(iter(modalities.items()))
             kind = "taken as they are" if dim == self.config.dim else f"turned into {self.config.dim} by a random orthonormal matrix"
@@ -54,14 +55,16 @@ class Align(Stage):
             torch.save(model.state_dict(), path)
         say(f"  {table.rows:,} items aligned" + (f"; {unaligned:,} have no modality and no cluster" if unaligned else ""))
         out.report({"aligned": table.rows, "unaligned": unaligned})
-        out.state({"num_items": features.facts["num_items"], "modalities": list(modalities), "dim": self.config.dim, "unaligned": unaligned})
+        facts = {"num_items": features.facts["num_items"], "modalities": list(modalities)}
+        out.state({**facts, "dim": self.config.dim, "unaligned": unaligned})
 
-    def _fit(self, model: Aligner, reader: Reader, num_items: int, out: BundleWriter) -> None:
+    def _fit(self, model: Aligner, reader: Reader, out: BundleWriter) -> None:
         from esans.align.figures import curve_figure
         from esans.align.trainer import Trainer
 
-        curve = Trainer(self.config, model, reader, self.context.seed, num_items, watch=lambda epoch, found: self.context.run.metrics(found, epoch)).fit()
-        self.context.run.figure(curve_figure(curve), "alignment.png")
+        run = self.context.run
+        curve = Trainer(self.config, model, reader, self.context.seed, watch=lambda epoch, found: run.metrics(found, epoch)).fit()
+        run.figure(curve_figure(curve), "alignment.png")
         recalls = curve.recalls[curve.best]
         out.report({**recalls, "loss": curve.loss[curve.best], "epochs": len(curve.loss), "best_epoch": curve.best})
         for name, value in recalls.items():

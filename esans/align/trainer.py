@@ -17,6 +17,8 @@ from esans.align.model import Aligner
 from esans.align.reader import Reader, Rows, concatenate, held_out
 from esans.progress import Bar
 
+Watch = Callable[[int, dict[str, float]], None]
+
 
 @dataclass
 class Curve:
@@ -33,10 +35,10 @@ class Curve:
 class Trainer:
     """AdamW over InfoNCE on the items with two modalities or more; reports every epoch to `watch`."""
 
-    def __init__(self, config: AlignConfig, model: Aligner, reader: Reader, seed: int, num_items: int, watch: Callable[[int, dict[str, float]], None]) -> None:
+    def __init__(self, config: AlignConfig, model: Aligner, reader: Reader, seed: int, watch: Watch) -> None:
         self.config, self.model, self.reader, self.seed, self.watch = config, model, reader, seed, watch
         self.device = next(model.parameters()).device
-        self.share = min(config.validation_share, config.max_validation_items / max(num_items, 1))
+        self.share = min(config.validation_share, config.max_validation_items / max(reader.num_items, 1))
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
 
     def fit(self) -> Curve:
@@ -65,7 +67,7 @@ class Trainer:
             if loss is None:
                 continue
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             self.optimizer.step()
             total, steps = total + float(loss.detach()), steps + 1
         return total / max(steps, 1)

@@ -29,7 +29,7 @@ def draw_sample(vectors: DataFrame, modalities: Sequence[str], total: int, bound
     from pyspark.sql import functions as F
 
     if total > bound:
-        share = int(bound / total * _SAMPLE_STEPS)
+        share = max(int(bound / total * _SAMPLE_STEPS), 1)
         vectors = vectors.where(F.pmod(F.xxhash64(ITEM_IDX, F.lit(seed)), F.lit(_SAMPLE_STEPS)) < share)
     table = vectors.select(ITEM_IDX, *modalities, MEAN).toArrow().sort_by(ITEM_IDX).combine_chunks()
     columns = [rows_of(table.column(name).combine_chunks()) for name in (*modalities, MEAN)]
@@ -49,8 +49,8 @@ def count_primaries(vectors: DataFrame, book: Primaries, batch_rows: int) -> np.
             sizes += np.bincount(c1, minlength=len(sizes))
         yield pa.RecordBatch.from_arrays([pa.array(np.arange(len(sizes), dtype=np.int32)), pa.array(sizes)], [PRIMARY, "count"])
 
-    counted = vectors.select(ITEM_IDX, MEAN).mapInArrow(count, f"{PRIMARY} int, count long").groupBy(PRIMARY).agg(F.sum("count").alias("count"))
-    found = counted.toArrow()
+    counted = vectors.select(ITEM_IDX, MEAN).mapInArrow(count, f"{PRIMARY} int, count long")
+    found = counted.groupBy(PRIMARY).agg(F.sum("count").alias("count")).toArrow()
     shared.unpersist()
     sizes = np.zeros(len(book), np.int64)
     sizes[found.column(PRIMARY).to_numpy()] = found.column("count").to_numpy()

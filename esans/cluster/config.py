@@ -15,8 +15,8 @@ MODES = ("kmeans",)
 class KMeansConfig:
     """How codebooks are fitted."""
 
-    max_training_vectors: PositiveInt = 200_000
-    """Items sampled to the driver: each takes (modalities + 1) x align.dim x 4 bytes. At least 1."""
+    max_training_vectors: Annotated[int, Field(ge=100)] = 200_000
+    """Items sampled to the driver: each takes (modalities + 1) x align.dim x 4 bytes. At least 100."""
     iterations: PositiveInt = 25
     """Lloyd iterations. At least 1."""
     restarts: PositiveInt = 1
@@ -75,11 +75,13 @@ class ClusterConfig:
             raise ValueError(f"mode = {self.mode!r}: must be one of {', '.join(MODES)}.")
         if self.n_h > self.least:
             raise ValueError(
-                f"n_h = {self.n_h} is more than min_cluster_size = {self.min_cluster_size}: one primary must be able to top up a hard pool. "
-                "Raise min_cluster_size or lower n_h."
+                f"n_h = {self.n_h} is more than min_cluster_size = {self.min_cluster_size}: "
+                "one primary must be able to top up a hard pool. Raise min_cluster_size or lower n_h."
             )
         if self.num_primary is not None and self.num_primary <= self.m_c:
-            raise ValueError(f"num_primary = {self.num_primary} must be more than m_c = {self.m_c}: easy clusters are drawn among the others.")
+            raise ValueError(
+                f"num_primary = {self.num_primary} must be more than m_c = {self.m_c}: easy clusters are drawn among the other primaries."
+            )
 
     @property
     def least(self) -> int:

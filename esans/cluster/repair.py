@@ -65,10 +65,9 @@ class Repair:
             DataError: the least size cannot be met.
         """
         scale = self.sizes.items / len(self.sample.item)
-        estimate: Count = lambda book: self._members(book) * scale  # noqa: E731
-        self.done.sizes = [int(size) for size in estimate(book)]
+        self.done.sizes = [int(size * scale) for size in self._members(book)]
         for _ in range(self.config.repair.sample_rounds):
-            if self.fits(counted := estimate(book)):
+            if self.fits(counted := self._members(book) * scale):
                 break
             book = self.improve(book, counted)
         for _ in range(self.config.repair.rounds):
@@ -102,7 +101,8 @@ class Repair:
         """One round that relabels: the small join the nearest primary with room, the large are shared out by a hash."""
         self.done.rounds += 1
         sizes, label = counted.astype(np.float64), np.arange(len(book))
-        while (sizes < self.sizes.least).any() and np.isfinite(sizes).sum() > self.sizes.fewest:
+        # Too few primaries may be left, and are shared out again below: by a hash, equal parts are certain.
+        while (sizes < self.sizes.least).any() and np.isfinite(sizes).sum() > 1:
             small = int(np.argmin(sizes))
             distance = np.linalg.norm(book.centroids - book.centroids[small], axis=1)
             distance[~np.isfinite(sizes)] = distance[small] = np.inf

@@ -48,7 +48,7 @@ def decide(items: int, config: ClusterConfig) -> Sizes:
     if items < fewest * least:
         raise DataError(
             f"cluster: {items:,} items have a vector, and {fewest} primaries of at least {least} items need {fewest * least:,}.\n"
-            "Lower cluster.min_cluster_size (and m_c, m_o, n_h), or bring more items; methods without clusters (uniform, mixed) need none of this."
+            "Lower cluster.min_cluster_size (and m_c, m_o, n_h), or bring more items; methods without clusters need none of this."
         )
     wanted = config.num_primary or min(round(math.sqrt(items)), items // (_COMFORT * least), _MAX_PRIMARY)
     primary = max(min(wanted, items // least), fewest)

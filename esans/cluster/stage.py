@@ -6,18 +6,13 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from esans.bundle import BundleWriter
-from esans.columns import MEAN
+from esans.columns import ITEM_IDX
 from esans.errors import DataError
 from esans.progress import say, spark_step
 from esans.stage import Inputs, Stage
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
-
-    from esans.cluster.codebook import Codebooks
-    from esans.cluster.repair import Repairs, Sample
-    from esans.cluster.rule import Sizes
-    from esans.cluster.tables import Cells
+    from esans.cluster.build import Built
 
 
 class Cluster(Stage):
@@ -28,69 +23,33 @@ class Cluster(Stage):
     inputs = ("align", "features", "prepare")
 
     def run(self, inputs: Inputs, out: BundleWriter) -> None:
-        """Write codes, members, cells, primaries, secondaries, transitions and quality.json.
+        """Write codes, members, cells, primaries, secondaries, transitions, prototypes and quality.json.
 
         Raises:
             DataError: too few items for the guarantees, or `category` is no side column.
         """
-        from esans.cluster.assign import draw_sample
-        from esans.cluster.rule import decide
+        from esans.cluster.build import build
 
-        align, spark = inputs["align"], self.context.spark
-        category = self._category_column(inputs)
-        aligned, modalities = align.table("vectors"), list(align.facts["modalities"])
-        sizes = decide(aligned.rows, self.config)
-        vectors = aligned.spark(spark)
-        with spark_step(spark, "sample for the codebooks"):
-            sample = draw_sample(vectors.select("item_idx", *modalities, MEAN), modalities, aligned.rows, self.config.kmeans.max_training_vectors, self.context.seed)
-        books, cells, repairs, codes = self._build(vectors, modalities, sample, sizes, int(align.facts["num_items"]), out)
-        figures = self._write_tables(books, cells, codes, repairs, sizes, out)
-        with spark_step(spark, "quality"):
-            figures |= self._quality(inputs, sample, books, cells, codes, category)
+        category, align = self._category_column(inputs), inputs["align"]
+        aligned, num_items = align.table("vectors"), int(align.facts["num_items"])
+        vectors, modalities = aligned.spark(self.context.spark), list(align.facts["modalities"])
+        built = build(vectors, modalities, aligned.rows, num_items, self.config, self.context.seed)
+        figures = self._write_tables(built, out)
+        with spark_step(self.context.spark, "quality"):
+            figures |= self._agreement(inputs, built, category)
         out.report(figures)
         with out.local("quality.json") as path:
-            path.write_text(json.dumps({"figures": figures, "sizes": cells.sizes.tolist()}, indent=1))
-        unassigned = int(align.facts["num_items"]) - aligned.rows
-        out.state(
-            {
-                "num_items": align.facts["num_items"],
-                "num_primary": len(books.primaries),
-                "num_secondary": len(books.secondaries),
-                "unassigned": unassigned,
-                "n_h": self.config.n_h,
-            }
-        )
-        _summary(figures, sizes, unassigned)
-        spark.catalog.clearCache()
+            path.write_text(json.dumps({"figures": figures, "sizes": built.cells.sizes.tolist()}, indent=1))
+        facts = {"num_items": num_items, "unassigned": num_items - aligned.rows, "n_h": self.config.n_h}
+        out.state({**facts, "num_primary": len(built.books.primaries), "num_secondary": len(built.books.secondaries)})
+        _summary(figures, self.config.least, num_items - aligned.rows)
+        self.context.spark.catalog.clearCache()
 
-    def _build(
-        self, vectors: DataFrame, modalities: list[str], sample: Sample, sizes: Sizes, num_items: int, out: BundleWriter
-    ) -> tuple[Codebooks, Cells, Repairs, DataFrame]:
-        """Fit and mend the primaries, fit the secondaries, assign everything."""
-        from esans.cluster.assign import assign_codes, count_primaries
-        from esans.cluster.codebook import Codebooks, Primaries, residuals
-        from esans.cluster.fit import kmeans
-        from esans.cluster.repair import Repair
-        from esans.cluster.tables import count_cells
-
-        spark, batch, settings, seed = self.context.spark, self.config.assign_batch, self.config.kmeans, self.context.seed
-        say(f"  {sizes.primary} primaries x {sizes.secondary} secondaries to fit on {len(sample.item):,} of {sizes.items:,} items")
-        primaries = Primaries.plain(kmeans(sample.mean, sizes.primary, settings, seed, spherical=settings.spherical))
-        repair = Repair(sample, sizes, self.config, seed)
-        with spark_step(spark, "primaries: assign, count and repair"):
-            primaries = repair.run(primaries, lambda book: count_primaries(vectors, book, batch))
-        own = primaries.assign(sample.item, sample.mean, batch)
-        books = Codebooks(primaries, kmeans(residuals(sample.vectors, own, primaries.centroids), sizes.secondary, settings, seed))
-        with spark_step(spark, "assign all items"):
-            codes = out.write("codes", assign_codes(vectors, modalities, books, num_items, batch).orderBy("item_idx")).spark(spark)
-            cells = count_cells(codes, len(primaries))
-        return books, cells, repair.done, codes
-
-    def _write_tables(self, books: Codebooks, cells: Cells, codes: DataFrame, repairs: Repairs, sizes: Sizes, out: BundleWriter) -> dict[str, float]:
+    def _write_tables(self, built: Built, out: BundleWriter) -> dict[str, float]:
         from esans.cluster import tables
-        from esans.cluster.figures import hard_pool_figure, size_figure, transition_figure
         from esans.cluster.quality import effective_clusters, size_figures
 
+        books, cells = built.books, built.cells
         apart = tables.distances(books.primaries.centroids)
         fallback = tables.fallbacks(cells, apart, self.config.n_h)
         probabilities = tables.transitions(apart, self.config.transition_temperature)
@@ -98,22 +57,30 @@ class Cluster(Stage):
         out.write_arrow("primaries", tables.primaries_table(cells, books.primaries.centroids))
         out.write_arrow("secondaries", tables.secondaries_table(books.secondaries))
         out.write_arrow("transitions", tables.transitions_table(probabilities))
-        out.write_arrow("prototypes", _prototypes(books))
-        with spark_step(self.context.spark, "members"):
-            out.write("members", tables.members(codes, cells))
-        run = self.context.run
-        run.figure(size_figure(cells, sizes.least, sizes.largest * sizes.items / len(cells.sizes)), "cluster_sizes.png")
-        run.figure(hard_pool_figure(cells, self.config.n_h), "hard_pools.png")
-        run.figure(transition_figure(probabilities, self.config.transition_temperature), "transitions.png")
-        found = size_figures(cells, len(books.secondaries), fallback, repairs)
+        out.write_arrow("prototypes", tables.prototypes_table(books.primaries))
+        with spark_step(self.context.spark, "codes and members"):
+            out.write("codes", built.codes.orderBy(ITEM_IDX))
+            out.write("members", tables.members(built.codes, cells))
+        self._plots(built, probabilities)
+        found = size_figures(cells, len(books.secondaries), fallback, built.repairs)
         return {**found, "transition.effective_clusters": effective_clusters(probabilities)}
 
-    def _quality(self, inputs: Inputs, sample: Sample, books: Codebooks, cells: Cells, codes: DataFrame, category: str | None) -> dict[str, float]:
-        from esans.cluster.quality import category_agreement, cosine_coherence, graph_coherence, stability
+    def _plots(self, built: Built, probabilities: Any) -> None:
+        from esans.cluster.figures import hard_pool_figure, size_figure, transition_figure
 
-        spark = self.context.spark
-        figures = cosine_coherence(sample, books.primaries.assign(sample.item, sample.mean, self.config.assign_batch))
-        figures |= graph_coherence(codes, inputs["features"].table("graph").spark(spark), cells.sizes)
+        run, cells = self.context.run, built.cells
+        most = self.config.repair.largest * cells.sizes.mean()
+        run.figure(size_figure(cells, self.config.least, most), "cluster_sizes.png")
+        run.figure(hard_pool_figure(cells, self.config.n_h), "hard_pools.png")
+        run.figure(transition_figure(probabilities, self.config.transition_temperature), "transitions.png")
+
+    def _agreement(self, inputs: Inputs, built: Built, category: str | None) -> dict[str, float]:
+        from esans.cluster.agreement import category_agreement, stability
+        from esans.cluster.quality import cosine_coherence, graph_coherence
+
+        spark, codes = self.context.spark, built.codes
+        figures = cosine_coherence(built.sample, built.books.primaries.assign(built.sample.item, built.sample.mean))
+        figures |= graph_coherence(codes, inputs["features"].table("graph").spark(spark), built.cells.sizes)
         if category is not None:
             figures |= category_agreement(codes, inputs["prepare"].table("items").spark(spark), category)
         if "previous" in inputs:
@@ -126,27 +93,17 @@ class Cluster(Stage):
             return None
         side: dict[str, Any] = inputs["prepare"].facts["side"]
         if name not in side:
-            raise DataError(f"cluster.category = {name!r}: there is no such side column. Configured in prepare: {', '.join(side) or 'none'}.")
+            known = ", ".join(side) or "none"
+            raise DataError(f"cluster.category = {name!r}: there is no such side column. Configured in prepare.items.side: {known}.")
         return f"side_{name}"
 
 
-def _prototypes(books: Codebooks) -> Any:
-    """How an item finds its primary, for assigning new items later: prototype, penalty, choices list<int>."""
-    import pyarrow as pa
-
-    from esans.cluster.tables import lists
-    from esans.columns import CENTROID
-
-    book = books.primaries
-    return pa.table({CENTROID: lists(book.prototypes), "penalty": pa.array(book.penalty), "choices": pa.array([list(choice) for choice in book.choices], pa.list_(pa.int32()))})
-
-
-def _summary(figures: dict[str, float], sizes: Sizes, unassigned: int) -> None:
+def _summary(figures: dict[str, float], least: int, unassigned: int) -> None:
     say(
-        f"  {figures['primaries']:.0f} primaries of {figures['smallest']:.0f} to {figures['largest']:.0f} items (at least {sizes.least}), "
+        f"  {figures['primaries']:.0f} primaries of {figures['smallest']:.0f} to {figures['largest']:.0f} items (at least {least}), "
         f"{figures['cells']:.0f} cells, {figures['hard_pool.topped_up_cells']:.0f} hard pools topped up"
     )
     if figures["repair.shared_out"]:
-        say("  some items cannot be told apart by their vectors: their cluster was shared out over several primaries by a hash")
+        say("  some items cannot be told apart by their vectors: their primary was shared out over several by a hash")
     if unassigned:
         say(f"  {unassigned:,} items have no vector and no cluster")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from esans.cluster.codebook import Primaries
 from esans.columns import CENTROID, COUNT, FALLBACK, ITEM_IDX, OFFSET, POSITION, PRIMARY, PROBABILITIES, SECONDARY, UNASSIGNED
 
 if TYPE_CHECKING:
@@ -108,6 +109,12 @@ def secondaries_table(centroids: np.ndarray) -> pa.Table:
 def transitions_table(probabilities: np.ndarray) -> pa.Table:
     """c1, probabilities."""
     return pa.table({PRIMARY: pa.array(np.arange(len(probabilities), dtype=np.int32)), PROBABILITIES: lists(probabilities)})
+
+
+def prototypes_table(book: Primaries) -> pa.Table:
+    """Columns centroid, penalty float, choices list<int>: how an item finds its primary, for assigning new items to frozen codebooks."""
+    choices = pa.array([list(choice) for choice in book.choices], pa.list_(pa.int32()))
+    return pa.table({CENTROID: lists(book.prototypes), "penalty": pa.array(book.penalty), "choices": choices})
 
 
 def members(codes: DataFrame, cells: Cells) -> DataFrame:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from esans.config import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, config, section
+from esans.config import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, config, section
 from esans.features.registry import BEHAVIOUR_ENCODERS, IMAGE_ENCODERS, TEXT_ENCODERS, check
 
 OnBadLength = Literal["missing", "error"]
@@ -24,8 +24,8 @@ class TfIdfConfig:
     """Longest run of words that counts as one term. 1 to 3."""
     projection: Literal["svd", "random"] = "svd"
     """`svd`: truncated singular vectors fitted on a sample (latent semantics); `random`: seeded Gaussian directions."""
-    max_fit_items: PositiveInt = 200_000
-    """Items sampled to the driver to fit `svd`: about 0.5 kB each for 50 words. At least 1."""
+    max_fit_items: Annotated[int, Field(ge=1_000)] = 200_000
+    """Items sampled to the driver to fit `svd`: about 0.5 kB each for 50 words. At least 1,000."""
 
 
 @config
@@ -33,7 +33,7 @@ class TextConfig:
     """Text vectors."""
 
     encoder: str = "auto"
-    """`auto` takes ready vectors where prepare mapped a text_vector column, else TF-IDF of the text or title; or `tfidf`, `columns`, `none`."""
+    """`auto` takes ready vectors where prepare mapped a text_vector column, else TF-IDF of text or title; or `tfidf`, `columns`, `none`."""
     dim: Annotated[int, Field(ge=2, le=4096)] = 128
     """Length of TF-IDF vectors; ready vectors keep their own. 2 to 4096."""
     on_bad_length: OnBadLength = "missing"
@@ -65,7 +65,7 @@ class GraphConfig:
     max_history: PositiveInt = 200
     """Latest train positives of a user that count; caps what one heavy user can add. Events; at least 1."""
     window: PositiveInt = 20
-    """Two positives of a user count as a pair when at most this many positions apart: max_history x window pairs a user at most. At least 1."""
+    """Two positives of a user make a pair when at most this many positions apart: max_history x window pairs a user. At least 1."""
     half_life_days: PositiveFloat | None = 30.0
     """A pair weighs half for each this many days between its two events; null weighs all alike. Days; above 0."""
     popularity_exponent: Fraction = 0.5
@@ -82,8 +82,8 @@ class LandmarksConfig:
 
     landmarks: PositiveInt = 32_768
     """Most popular items that serve as columns: landmarks x dim x 4 bytes on the driver and on each worker. At least 1."""
-    max_fit_items: PositiveInt = 200_000
-    """Items sampled to the driver to fit the singular vectors: at most 8 bytes x neighbours each. At least 1."""
+    max_fit_items: Annotated[int, Field(ge=1_000)] = 200_000
+    """Items sampled to the driver to fit the singular vectors: at most 8 bytes x neighbours each. At least 1,000."""
     self_weight: NonNegativeFloat = 1.0
     """Weight of an item as its own neighbour, so that direct neighbours end up close too. 0 or more."""
 
@@ -96,8 +96,6 @@ class BehaviourConfig:
     """How the graph is embedded: `landmarks` (which `auto` means), or `none`."""
     dim: Annotated[int, Field(ge=2, le=4096)] = 128
     """Length of behaviour vectors. 2 to 4096."""
-    min_events: NonNegativeInt = 1
-    """Items with fewer train positives get no behaviour vector. Events; 0 or more."""
     graph: GraphConfig = section(GraphConfig)
     """The item graph."""
     landmarks: LandmarksConfig = section(LandmarksConfig)

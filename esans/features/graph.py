@@ -51,24 +51,26 @@ def item_graph(events: DataFrame, num_items: int, config: GraphConfig) -> DataFr
     scored = pairs.join(count.toDF("a", "count_a"), "a").join(count.toDF("b", "count_b"), "b")
     divisor = F.pow(F.col("count_a") * F.col("count_b"), F.lit(config.popularity_exponent)) + F.lit(config.shrinkage)
     scored = scored.select("a", "b", (F.col("weight") / F.lit(float(UNIT)) / divisor).cast("float").alias(SCORE))
-    ends = F.explode(F.array(F.struct(F.col("a").alias("i"), F.col("b").alias("j")), F.struct(F.col("b").alias("i"), F.col("a").alias("j"))))
-    both = scored.select(ends.alias("edge"), SCORE).select(F.col("edge.i").alias(ITEM_IDX), F.col("edge.j").alias(NEIGHBOUR_IDX), SCORE)
+    to_and_fro = [F.struct(F.col(i).alias("i"), F.col(j).alias("j")) for i, j in (("a", "b"), ("b", "a"))]
+    edges = scored.select(F.explode(F.array(*to_and_fro)).alias("edge"), SCORE)
+    both = edges.select(F.col("edge.i").alias(ITEM_IDX), F.col("edge.j").alias(NEIGHBOUR_IDX), SCORE)
     strongest = Window.partitionBy(ITEM_IDX).orderBy(F.desc(SCORE), NEIGHBOUR_IDX)
     return both.withColumn("rank", F.row_number().over(strongest)).where(F.col("rank") <= config.neighbours).drop("rank")
 
 
 def _pairs(events: DataFrame, num_items: int, config: GraphConfig) -> DataFrame:
-    """a < b long, weight long: pairs with repeats added up per worker."""
+    """Pairs with repeats added up per worker: a < b long, weight long."""
     half_life = None if config.half_life_days is None else config.half_life_days * _DAY
     cap, window = config.max_history, config.window
 
     def count(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         counter = PairCounter(num_items, cap, window, half_life)
         pieces = (tuple(batch.column(place).to_numpy(zero_copy_only=False) for place in range(3)) for batch in batches)
-        for left, right, weight in counter.run(pieces):  # type: ignore[arg-type]
+        for left, right, weight in counter.run(pieces):
             for start in range(0, len(left), _ROWS_PER_BATCH):
                 part = slice(start, start + _ROWS_PER_BATCH)
-                yield pa.RecordBatch.from_arrays([pa.array(column[part].astype(np.int64)) for column in (left, right, weight)], ["a", "b", "weight"])
+                columns = [pa.array(column[part].astype(np.int64)) for column in (left, right, weight)]
+                yield pa.RecordBatch.from_arrays(columns, ["a", "b", "weight"])
 
     # A user's rows arrive together, the latest first, so one pass over the stream sees every pair.
     ordered = events.repartition(USER_IDX).sortWithinPartitions(USER_IDX, POSITION, ascending=[True, False])

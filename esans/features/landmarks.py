@@ -56,7 +56,8 @@ def _landmarks(source: Interactions, bound: int) -> tuple[DataFrame, int]:
     linked = source.graph.select(ITEM_IDX).distinct()
     counts = source.events.groupBy(ITEM_IDX).count().join(linked, ITEM_IDX, "left_semi")
     chosen = counts.orderBy(F.desc("count"), ITEM_IDX).limit(bound).select(ITEM_IDX).toArrow().column(0).combine_chunks()
-    numbered = pa.table({NEIGHBOUR_IDX: pa.array(np.sort(chosen.to_numpy(zero_copy_only=False)), pa.int64()), _COLUMN: np.arange(len(chosen), dtype=np.int32)})
+    items, columns = np.sort(chosen.to_numpy(zero_copy_only=False)), np.arange(len(chosen), dtype=np.int32)
+    numbered = pa.table({NEIGHBOUR_IDX: pa.array(items, pa.int64()), _COLUMN: pa.array(columns)})
     return F.broadcast(source.graph.sparkSession.createDataFrame(numbered)), len(chosen)
 
 
@@ -66,8 +67,8 @@ def _rows(graph: DataFrame, landmarks: DataFrame, self_weight: float) -> DataFra
 
     edges = graph.select(ITEM_IDX, NEIGHBOUR_IDX, SCORE)
     if self_weight > 0:
-        own = graph.select(ITEM_IDX).distinct().select(ITEM_IDX, F.col(ITEM_IDX).alias(NEIGHBOUR_IDX), F.lit(self_weight).cast("float").alias(SCORE))
-        edges = edges.unionByName(own)
+        weight = F.lit(self_weight).cast("float").alias(SCORE)
+        edges = edges.unionByName(graph.select(ITEM_IDX).distinct().select(ITEM_IDX, F.col(ITEM_IDX).alias(NEIGHBOUR_IDX), weight))
     entries = edges.join(landmarks, NEIGHBOUR_IDX).groupBy(ITEM_IDX).agg(F.collect_list(F.struct(_COLUMN, SCORE)).alias("entries"))
     return entries.select(ITEM_IDX, F.col(f"entries.{_COLUMN}").alias(COLUMNS), F.col(f"entries.{SCORE}").alias(WEIGHTS))
 
@@ -79,7 +80,8 @@ def _beyond(graph: DataFrame, near: DataFrame, dim: int) -> DataFrame:
     far = graph.join(near.select(ITEM_IDX), ITEM_IDX, "left_anti")
     known = near.select(F.col(ITEM_IDX).alias(NEIGHBOUR_IDX), VECTOR)
     # Sorted, so that sums do not depend on the order in which rows arrive.
-    beside = far.join(known, NEIGHBOUR_IDX).groupBy(ITEM_IDX).agg(F.array_sort(F.collect_list(F.struct(NEIGHBOUR_IDX, SCORE, VECTOR))).alias("beside"))
+    neighbours = F.array_sort(F.collect_list(F.struct(NEIGHBOUR_IDX, SCORE, VECTOR)))
+    beside = far.join(known, NEIGHBOUR_IDX).groupBy(ITEM_IDX).agg(neighbours.alias("beside"))
     flat = beside.select(ITEM_IDX, F.col(f"beside.{SCORE}").alias(WEIGHTS), F.flatten(f"beside.{VECTOR}").alias(VECTOR))
 
     def add_up(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -87,7 +89,8 @@ def _beyond(graph: DataFrame, near: DataFrame, dim: int) -> DataFrame:
             lengths = batch.column(1).value_lengths().to_numpy(zero_copy_only=False)
             weighted = batch.column(2).flatten().to_numpy().reshape(-1, dim) * batch.column(1).flatten().to_numpy()[:, None]
             start = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
-            total = np.add.reduceat(weighted, start, axis=0) if len(lengths) else np.zeros((0, dim), np.float32)
-            yield pa.RecordBatch.from_arrays([batch.column(0), list_array(total.astype(np.float32), np.ones(len(lengths), bool))], [ITEM_IDX, VECTOR])
+            total = np.add.reduceat(weighted, start, axis=0) if len(lengths) else np.zeros((0, dim))
+            vectors = list_array(total.astype(np.float32), np.ones(len(lengths), bool))
+            yield pa.RecordBatch.from_arrays([batch.column(0), vectors], [ITEM_IDX, VECTOR])
 
     return flat.mapInArrow(add_up, vector_schema())

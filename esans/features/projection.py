@@ -31,7 +31,7 @@ def sample_rows(rows: DataFrame, total: int, bound: int, seed: int) -> pa.Table:
     from pyspark.sql import functions as F
 
     if total > bound:
-        share = int(bound / total * _SAMPLE_STEPS)
+        share = max(int(bound / total * _SAMPLE_STEPS), 1)
         rows = rows.where(F.pmod(F.xxhash64(ITEM_IDX, F.lit(seed)), F.lit(_SAMPLE_STEPS)) < share)
     return rows.toArrow().sort_by(ITEM_IDX)
 
@@ -42,8 +42,8 @@ def to_csr(columns: pa.Array, weights: pa.Array | None, width: int) -> sparse.cs
     indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     # Arrow memory is read-only, and summing repeats works in place.
     indices = columns.flatten().to_numpy(zero_copy_only=False).copy()
-    data = np.ones(len(indices), np.float32) if weights is None else weights.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=True)
-    matrix = sparse.csr_matrix((data, indices, indptr), shape=(len(lengths), width))
+    data = np.ones(len(indices)) if weights is None else weights.flatten().to_numpy(zero_copy_only=False)
+    matrix = sparse.csr_matrix((data.astype(np.float32), indices, indptr), shape=(len(lengths), width))
     matrix.sum_duplicates()
     return matrix
 

@@ -1,7 +1,8 @@
 """Encoders by name: a new one is one file with an `encode` function, and one line here.
 
 An encoder is `encode(source, config, job) -> Encoded`: `source` is the items table of prepare for text and image, and
-`Interactions` for behaviour; `config` is the modality's own section, `job` what every encoder may use. Modules are named, not imported, so that a wrong name fails before anything heavy loads.
+`Interactions` for behaviour; `config` is the modality's own section, `job` what every encoder may use. Modules are named,
+not imported, so that a wrong name fails before anything heavy loads.
 """
 
 from __future__ import annotations

@@ -37,14 +37,11 @@ class Features(Stage):
         num_items = int(prepare.facts["num_items"])
         items = prepare.table("items").spark(spark)
         events = train_events(prepare.table("interactions").spark(spark))
+        found = {modality: self._encode(modality, items, num_items, out) for modality in (TEXT_MODALITY, IMAGE_MODALITY)}
         with spark_step(spark, "item graph"):
             graph = out.write("graph", item_graph(events, num_items, self.config.behaviour.graph)).spark(spark)
-        modalities: dict[str, Clean] = {}
-        for modality in MODALITIES:
-            with spark_step(spark, f"{modality} vectors"):
-                found = self._encode(modality, items, Interactions(graph, events), num_items, out)
-            if found is not None and found.present:
-                modalities[modality] = found
+        found[BEHAVIOUR_MODALITY] = self._encode(BEHAVIOUR_MODALITY, Interactions(graph, events), num_items, out)
+        modalities = {name: clean for name in MODALITIES if (clean := found[name]) is not None and clean.present}
         if not modalities:
             raise DataError(
                 f"items: none of {num_items:,} items has a text, image or behaviour vector.\n"
@@ -58,36 +55,36 @@ class Features(Stage):
         self._report_graph(graph, num_items, out)
         spark.catalog.clearCache()
 
-    def _encode(self, modality: str, items: DataFrame, interactions: Interactions, num_items: int, out: BundleWriter) -> Clean | None:
+    def _encode(self, modality: str, source: DataFrame | Interactions, num_items: int, out: BundleWriter) -> Clean | None:
         from esans.features.vectors import clean
 
-        section, name = getattr(self.config, modality), self._encoder(modality, items)
+        section, name = getattr(self.config, modality), self._encoder(modality, source)
         if name == NONE:
+            say(f"  {modality}: none")
             return None
         encoders = {TEXT_MODALITY: TEXT_ENCODERS, IMAGE_MODALITY: IMAGE_ENCODERS, BEHAVIOUR_MODALITY: BEHAVIOUR_ENCODERS}[modality]
-        source = interactions if modality == BEHAVIOUR_MODALITY else items
-        encoded = load(encoders, name)(source, section, Job(self.context.spark, modality, self.context.seed, num_items))
-        found = clean(encoded.frame, encoded.dim)
-        out.report(encoded.figures)
-        out.report({f"{modality}.coverage": found.present / max(num_items, 1)})
-        out.report({f"{modality}.{problem}": count for problem, count in found.problems.items()})
+        with spark_step(self.context.spark, f"{modality} vectors"):
+            encoded = load(encoders, name)(source, section, Job(self.context.spark, modality, self.context.seed, num_items))
+            found = clean(encoded.frame, encoded.dim)
+        problems = {f"{modality}.{problem}": float(count) for problem, count in found.problems.items()}
+        out.report({**encoded.figures, f"{modality}.coverage": found.present / max(num_items, 1), **problems})
         say(f"  {modality} ({name}): {found.present:,} of {num_items:,} items, {found.dim} floats each")
         for problem, count in found.problems.items():
             if count:
-                say(f"  {modality}: {count:,} vectors are {problem.replace('_', ' ')} and count as missing")
+                say(f"  {modality}: {count:,} vectors count as missing ({problem.replace('_', ' ')})")
         return found
 
-    def _encoder(self, modality: str, items: DataFrame) -> str:
+    def _encoder(self, modality: str, source: DataFrame | Interactions) -> str:
         chosen = str(getattr(self.config, modality).encoder)
         if chosen != AUTO:
             return chosen
-        if modality == BEHAVIOUR_MODALITY:
+        if isinstance(source, Interactions):
             return "landmarks"
         if modality == IMAGE_MODALITY:
-            return "columns" if IMAGE_VECTOR in items.columns else NONE
-        if TEXT_VECTOR in items.columns:
+            return "columns" if IMAGE_VECTOR in source.columns else NONE
+        if TEXT_VECTOR in source.columns:
             return "columns"
-        return "tfidf" if {TEXT, TITLE} & set(items.columns) else NONE
+        return "tfidf" if {TEXT, TITLE} & set(source.columns) else NONE
 
     def _report_graph(self, graph: DataFrame, num_items: int, out: BundleWriter) -> None:
         from pyspark.sql import functions as F

@@ -78,7 +78,7 @@ def _terms(source: Column, ngrams: int, buckets: int) -> Column:
     runs = words
     for length in range(2, ngrams + 1):
         starts = F.sequence(F.lit(1), F.size(words) - (length - 1))
-        joined = F.transform(starts, lambda start, n=length: F.array_join(F.slice(words, start, n), " "))  # type: ignore[misc]
+        joined = F.transform(starts, lambda start, n=length: F.array_join(F.slice(words, start, n), " "))
         runs = F.concat(runs, F.when(F.size(words) >= length, joined).otherwise(F.array().cast("array<string>")))
     return F.transform(runs, lambda run: F.pmod(F.xxhash64(run), F.lit(buckets)).cast("int"))
 
