@@ -6,7 +6,9 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 
+import fsspec
 import numpy as np
+import pyarrow.parquet as pq
 
 from esans.errors import BundleError
 
@@ -53,4 +55,15 @@ def read_files(uris: Sequence[str], columns: Sequence[str]) -> Iterator[dict[str
                     yield {column: np.asarray(getattr(batch, column)) for column in columns}
                     read += 1
         except (OSError, ValueError) as error:
-            raise BundleError(f"cannot read shard {uris[min(read, len(uris) - 1)]}, row group 0: {error}") from error
+            raise BundleError(f"cannot read shard {_broken(uris[read:]) or uris[read]}, row group 0: {error}") from error
+
+
+def _broken(uris: Sequence[str]) -> str | None:
+    """The first file whose footer can't be read: Petastorm reads ahead and does not say which one it was."""
+    for uri in uris:
+        try:
+            with fsspec.open(uri, "rb") as stream:
+                pq.read_metadata(stream)
+        except (OSError, ValueError):
+            return uri
+    return None

@@ -21,10 +21,15 @@ class TrainStep(nn.Module):
         super().__init__()
         self.model, self.negatives, self.temperature = model, negatives, temperature
 
-    def forward(self, batch: Batch, generator: Generator, diagnose: bool) -> StepResult:
-        """Unweighted loss of each example, (B,), and the groups' shares when asked for."""
+    def forward(self, batch: Batch, generator: Generator, diagnose: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """Unweighted loss of each example, (B,), and the groups' shares when asked for.
+
+        A plain tuple: DistributedDataParallel with a static graph finds no tensors in a dataclass, and would then
+        leave the first step's gradients unreduced.
+        """
         user_BD = self.model.encode_users(batch.history, batch.user_idx)
-        return self.negatives(batch, user_BD, self.encode, self.temperature(), generator, diagnose)
+        result: StepResult = self.negatives(batch, user_BD, self.encode, self.temperature(), generator, diagnose)
+        return result.loss_B, result.shares
 
     def encode(self, groups: Sequence[Tensor]) -> list[Tensor]:
         """Item vectors of groups of ids, each distinct item encoded once where that is the faster way.

@@ -14,7 +14,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from esans.model.towers import TwoTower
 from esans.negatives.base import Batch
-from esans.negatives.groups import StepResult
 from esans.progress import Bar, say
 from esans.train.checkpoint import load_checkpoint, save_checkpoint
 from esans.train.config import TrainConfig
@@ -85,9 +84,9 @@ class Trainer:
         with Bar(f"epoch {epoch + 1}/{self.config.epochs}", total=steps, unit="steps", show=self.rank == 0) as bar:
             for place, batch in enumerate(self.loader.epoch(epoch)):
                 diagnose = watch.due(place)
-                result, loss = self.train_step(batch, epoch, place, diagnose)
+                shares, loss = self.train_step(batch, epoch, place, diagnose)
                 self.progress.step += 1
-                suffix = watch.see(place, self.progress.step, loss, result.shares, self.module.temperature().detach())
+                suffix = watch.see(place, self.progress.step, loss, shares, self.module.temperature().detach())
                 bar.update(place + 1, suffix)
         seconds = time.perf_counter() - started
         metrics = validate(self.model, self.users, self.device)
@@ -95,22 +94,22 @@ class Trainer:
         record = {"epoch": epoch, "step": self.progress.step, "loss": watch.mean_loss(), "seconds": seconds, "examples_per_second": speed}
         return record | metrics
 
-    def train_step(self, batch: Batch, epoch: int, place: int, diagnose: bool) -> tuple[StepResult, Tensor]:
+    def train_step(self, batch: Batch, epoch: int, place: int, diagnose: bool) -> tuple[dict[str, Tensor], Tensor]:
         """One optimiser step on the global weighted mean of the loss; nothing here waits for the device."""
         self._seed(epoch, place)
-        result: StepResult = self.wrapped(batch, self.generator, diagnose)
+        loss_B, shares = self.wrapped(batch, self.generator, diagnose)
         total_weight = batch.weight.sum()
         if self.world_size > 1:
             dist.all_reduce(total_weight)
         # DDP averages gradients over ranks; times the world size, the sum over ranks is the global weighted mean.
-        loss = (result.loss_B * batch.weight).sum() * self.world_size / total_weight.clamp_min(1e-12)
+        loss = (loss_B * batch.weight).sum() * self.world_size / total_weight.clamp_min(1e-12)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.config.optimizer.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.config.optimizer.clip_norm)
         self.optimizer.step()
         self.schedule.step()
-        return result, loss.detach()
+        return shares, loss.detach()
 
     @property
     def model(self) -> TwoTower:

@@ -1,0 +1,170 @@
+"""Training in real processes: it learns, resumes as if never stopped, and two ranks agree (contracts 5 and 7)."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from esans.bundle import Bundle
+from esans.config import build, to_dict
+from esans.model.files import load
+from esans.tracking import TrackingConfig, start_run
+from esans.train.config import TrainConfig
+from esans.train.launch import TrainingFailed, launch
+from esans.train.worker import WorkerSpec, run_worker
+
+GROUPS = [{"sampler": "in_batch"}, {"sampler": "easy"}, {"sampler": "hard"}]
+
+
+def config_of(**keys: Any) -> TrainConfig:
+    config = build(
+        TrainConfig,
+        {
+            "negatives": GROUPS,
+            "batch_size": 32,
+            "epochs": 3,
+            "patience": 0,
+            "log_every": 5,
+            "model": {"dim": 8, "hidden": 16},
+            "optimizer": {"learning_rate": 0.01, "warmup_steps": 3},
+            "launch": {"threads": 1},
+            **keys,
+        },
+    )
+    config.resolve_groups()
+    return config
+
+
+@pytest.fixture(scope="module")
+def tracking(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+def spec_of(folder: Path, inputs: dict[str, Bundle], config: TrainConfig, tracking: str) -> WorkerSpec:
+    with start_run(TrackingConfig(uri=tracking, system_metrics=False), str(folder), "train") as run:
+        return WorkerSpec(
+            config=to_dict(config),
+            inputs={name: bundle.uri for name, bundle in inputs.items()},
+            model_uri=str(folder / "model"),
+            scratch_uri=str(folder / "scratch"),
+            seed=0,
+            run_id=run.run_id,
+            tracking_uri=run.tracking_uri,
+        )
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load(folder / "model").state_dict()
+
+
+def records(folder: Path) -> list[dict[str, float]]:
+    return list(json.loads((folder / "scratch" / "result.json").read_text())["records"])
+
+
+def test_training_learns_what_is_there_and_logs_to_one_run(make_inputs: Callable[..., dict[str, Bundle]], tmp_path: Path, tracking: str) -> None:
+    from mlflow import MlflowClient
+
+    spec = spec_of(tmp_path / "a", make_inputs(), config_of(epochs=6), tracking)
+    run_worker(spec.dump())
+    history = records(tmp_path / "a")
+    assert history[-1]["loss"] < history[0]["loss"]
+    # Users stay in their primary of 12 items, 10 of which they have seen: chance would put the target among the first ten in 1 of 5 cases.
+    assert history[-1]["recall@10"] > 0.6
+    client = MlflowClient(tracking)
+    logged = client.get_run(spec.run_id).data.metrics
+    assert logged["loss"] == pytest.approx(history[-1]["loss"])
+    assert {"share_in_batch", "share_easy_virtual", "share_hard_virtual", "temperature", "data_wait_share", "resident_gb"} <= set(logged)
+    assert len(client.get_metric_history(spec.run_id, "recall_at_50")) == 6
+
+
+def test_the_same_seed_gives_the_same_weights(make_inputs: Callable[..., dict[str, Bundle]], tmp_path: Path, tracking: str) -> None:
+    inputs = make_inputs()
+    for name in ("a", "b"):
+        run_worker(spec_of(tmp_path / name, inputs, config_of(), tracking).dump())
+    one, two = weights(tmp_path / "a"), weights(tmp_path / "b")
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_run_killed_between_epochs_goes_on_as_if_never_stopped(
+    make_inputs: Callable[..., dict[str, Bundle]], tmp_path: Path, tracking: str
+) -> None:
+    inputs = make_inputs()
+    run_worker(spec_of(tmp_path / "whole", inputs, config_of(), tracking).dump())
+    spec = spec_of(tmp_path / "killed", inputs, config_of(), tracking)
+    program = f"""
+import os, signal
+from esans.train import trainer
+from esans.train.worker import run_worker
+kept = trainer.Trainer._checkpoint
+def once(self):
+    kept(self)
+    if self.progress.epoch == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+trainer.Trainer._checkpoint = once
+run_worker({spec.dump()!r})
+"""
+    died = subprocess.run([sys.executable, "-c", program], cwd=Path.cwd(), check=False, timeout=240)
+    assert died.returncode == -9
+    assert not (tmp_path / "killed" / "model").exists()
+    run_worker(spec.dump())
+    one, two = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    strip = [{key: value for key, value in record.items() if "second" not in key} for record in records(tmp_path / "killed")]
+    assert strip == [{key: value for key, value in record.items() if "second" not in key} for record in records(tmp_path / "whole")]
+
+
+@pytest.mark.parametrize("groups", [[{"sampler": "uniform", "num_negatives": 8}], GROUPS])
+def test_two_processes_take_the_same_steps_and_agree_on_the_metrics(
+    make_inputs: Callable[..., dict[str, Bundle]], tmp_path: Path, tracking: str, groups: list[dict[str, Any]]
+) -> None:
+    inputs = make_inputs(examples=397)
+    config = config_of(negatives=groups, launch={"processes": 2, "threads": 1, "mode": "torchrun"}, epochs=2)
+    spec = spec_of(tmp_path / "two", inputs, config, tracking)
+    launch(spec.dump(), config.launch, spec.scratch_uri, None)
+    two = records(tmp_path / "two")
+    assert [record["step"] for record in two] == [13, 26], "397 examples in steps of 32, whatever the ranks hold"
+    # The model that two ranks trained, ranked by one process: the same integers, hence the same metrics.
+    from esans.train.inputs import ValidationUsers
+    from esans.train.validation import validate
+
+    model = load(tmp_path / "two" / "model")
+    users = ValidationUsers.load(inputs["prepare"], model.history_length, 20_000, 0, 1)
+    best = max(two, key=lambda record: record["recall@50"])
+    alone = validate(model, users, torch.device("cpu"))
+    assert {name: best[name] for name in alone} == alone
+
+
+def test_sparks_torch_distributor_runs_the_same_worker(
+    make_inputs: Callable[..., dict[str, Bundle]], tmp_path: Path, tracking: str, spark: Any
+) -> None:
+    config = config_of(launch={"processes": 2, "threads": 1, "mode": "spark"}, epochs=1)
+    spec = spec_of(tmp_path / "spark", make_inputs(), config, tracking)
+    launch(spec.dump(), config.launch, spec.scratch_uri, spark)
+    assert [record["step"] for record in records(tmp_path / "spark")] == [13]
+    assert load(tmp_path / "spark" / "model").num_items == 60
+
+
+def test_a_failing_rank_fails_the_launch(make_inputs: Callable[..., dict[str, Bundle]], tmp_path: Path, tracking: str) -> None:
+    config = config_of(launch={"processes": 2, "threads": 1})
+    spec = spec_of(tmp_path / "broken", make_inputs(), config, tracking)
+    spec.inputs["shards"] = str(tmp_path / "nowhere")
+    with pytest.raises(TrainingFailed, match="training ended with exit code 1"):
+        launch(spec.dump(), config.launch, spec.scratch_uri, None)
+
+
+def test_impossible_settings_are_refused_by_name() -> None:
+    from esans.errors import ConfigError
+
+    with pytest.raises(ConfigError, match=r"batch_size = 33 is not a multiple of launch\.processes = 2"):
+        config_of(batch_size=33, launch={"processes": 2})
+    with pytest.raises(ConfigError, match=r"launch\.mode = 'local' runs one process, but launch\.processes = 2"):
+        config_of(launch={"processes": 2, "mode": "local"})
+    with pytest.raises(ConfigError, match="negatives is empty"):
+        config_of(negatives=[])
