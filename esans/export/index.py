@@ -37,7 +37,7 @@ def index_kind(config: IndexConfig, num_items: int) -> str:
 def build_index(vectors: np.ndarray, config: IndexConfig, seed: int) -> Any:
     """A faiss inner-product index of (n, d) float32 vectors; its ids are row numbers.
 
-    IVF trains on at most 64 vectors a list, drawn with `seed`.
+    IVF trains on at most 64 vectors a list, drawn with `seed`. HNSW is linked by several threads, so two builds may differ in a few links.
     """
     import faiss
 

@@ -101,5 +101,4 @@ def blocks(matrix: sp.csr_matrix) -> Iterator[tuple[int, sp.csr_matrix]]:
         diagonal = np.repeat(own, np.diff(block.indptr)) == block.indices
         block.data[diagonal] = 0
         block.eliminate_zeros()
-        block.sort_indices()
         yield start, block

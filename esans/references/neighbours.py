@@ -37,9 +37,7 @@ class Neighbours:
         held = ids >= 0
         indptr = np.concatenate([[0], held.sum(1).cumsum()])
         lists = sp.csr_matrix((self.values[:, :k][held], ids[held], indptr), shape=(len(ids), len(ids)))
-        result = lists if side == "history" else lists.T.tocsr()
-        result.sort_indices()
-        return result
+        return lists if side == "history" else lists.T.tocsr()
 
 
 def find_neighbours(users_items: sp.csr_matrix, similarity: Similarity, k: int, shrinkage: float, max_entries: int) -> Neighbours:
@@ -97,7 +95,7 @@ def _row_topk(block: sp.csr_matrix, k: int) -> tuple[np.ndarray, np.ndarray]:
     rows = torch.repeat_interleave(torch.arange(block.shape[0]), torch.from_numpy(lengths.astype(np.int64)))
     place = torch.arange(block.nnz) - torch.from_numpy(block.indptr.astype(np.int64))[rows]
     keys = torch.full((block.shape[0], width), MASKED)
-    keys[rows, place] = keys_of(torch.from_numpy(block.data), tie_order(columns))
+    keys[rows, place] = keys_of(torch.from_numpy(block.data), tie_order(torch.arange(block.shape[1]))[columns])
     best, found = keys.topk(min(k, width), dim=1)
     flat = torch.from_numpy(block.indptr[:-1].astype(np.int64))[:, None] + found
     ids = torch.where(best == MASKED, -1, columns[flat.clamp_max(block.nnz - 1)])
