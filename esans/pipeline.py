@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 
-from esans.bundle import Bundle, canonical, join
+from esans.bundle import Bundle, canonical, join, write_text
 from esans.config import flatten, to_dict
 from esans.errors import ConfigError
-from esans.evaluate.report import MethodResult, print_table, write_report
+from esans.evaluate.report import Comparison, MethodResult, print_table, write_report
 from esans.flow import METHOD_STAGES, STAGES, Plan, run_stage
 from esans.progress import headline, say
 from esans.settings import Settings, Source
@@ -62,16 +63,25 @@ def _collect(by_method: dict[str, Settings], parent: Run | None) -> list[MethodR
     return results
 
 
+def summary(results: list[MethodResult], references: Bundle) -> dict[str, dict[str, float]]:
+    """The table for machines: method -> metric -> mean over the test users, standard errors as `<metric>_se`."""
+    rows = Comparison.read(results, references).rows
+    return {row.name: {**row.values, **{f"{name}_se": error for name, error in row.errors.items()}} for row in rows}
+
+
 def _finish(settings: Settings, results: list[MethodResult], parent: Run | None, started: float) -> list[MethodResult]:
     plan = Plan(settings)
     references, cluster = Bundle.open(plan.stage("references").uri), Bundle.open(plan.stage("cluster").uri)
     path = join(canonical(settings.work_dir), "reports", f"{settings.pipeline.name}.html")
     write_report(path, results, references, cluster)
+    write_text(path.replace(".html", ".json"), json.dumps(summary(results, references), indent=1))
     headline("results")
     print_table(results, references)
     if parent is not None:
         for result in results:
-            parent.metrics({f"{result.name}_{name}": value for name, value in result.evaluate_bundle.figures.items() if "@" in name or name == "mrr"})
+            parent.metrics(
+                {f"{result.name}_{name}": value for name, value in result.evaluate_bundle.figures.items() if "@" in name or name == "mrr"}
+            )
         parent.tag(report=path)
     say(f"report:  {path.removeprefix('file://')}")
     say(f"runs:    mlflow ui --backend-store-uri {resolve_uri(settings.tracking, settings.work_dir)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from esans.config import PositiveInt, Runtime, config
@@ -50,7 +51,11 @@ def open_session(config: SparkConfig, app_name: str) -> SparkSession:
             .config("spark.ui.showConsoleProgress", "false")
             .config("spark.driver.bindAddress", "127.0.0.1" if config.master.startswith("local") else "0.0.0.0")
         )
+        quiet = Path(__file__).with_name("log4j2.properties")
+        builder = builder.config("spark.driver.extraJavaOptions", f"-Dlog4j2.configurationFile={quiet.as_uri()}")
         if config.master.startswith("local"):
+            # Read by Spark's launch scripts, before any setting is.
+            os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
             builder = builder.config("spark.driver.host", "127.0.0.1")
     fixed = {
         "spark.sql.session.timeZone": "UTC",

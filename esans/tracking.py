@@ -106,12 +106,17 @@ def _metric_name(name: str) -> str:
 @contextmanager
 def start_run(config: TrackingConfig, work_dir: str, name: str, parent_id: str | None = None) -> Iterator[Run]:
     """Open a run, log system metrics beside it, and close it as FINISHED, FAILED or KILLED."""
+    import logging
+
     import mlflow
     from mlflow import MlflowClient
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
     from esans.bundle import canonical, join
 
+    # Its notes on every start and stop of a monitor would drown the progress of the stages.
+    for name in ("mlflow.system_metrics", "mlflow.store.db", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     uri = resolve_uri(config, work_dir)
     mlflow.set_tracking_uri(uri)
     client = MlflowClient(uri)

@@ -27,7 +27,7 @@ class ItemInputs(nn.Module):
         self.register_buffer("content_NF", torch.zeros(num_items, content_dim), persistent=False)
         self.register_buffer("side_NS", torch.zeros(num_items, len(side_sizes), dtype=torch.long), persistent=False)
         for table in (self.id_embedding, *self.side_embeddings):
-            nn.init.normal_(table.weight, std=0.3 / dim**0.5)  # type: ignore[arg-type, operator]
+            nn.init.normal_(table.weight, std=0.3 / dim**0.5)
 
     def forward(self, ids: Tensor) -> Tensor:
         """(n,) int64 -> (n, D)."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Generator, Tensor, nn
 
 from esans.negatives.base import Batch, Context, Negatives, Sampler, Terms

@@ -104,7 +104,7 @@ class Trainer:
         # DDP averages gradients over ranks; times the world size, the sum over ranks is the global weighted mean.
         loss = (loss_B * batch.weight).sum() * self.world_size / total_weight.clamp_min(1e-12)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         if self.config.optimizer.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.config.optimizer.clip_norm)
         self.optimizer.step()

@@ -48,4 +48,7 @@ def settings(folder: Path) -> dict[str, object]:
             "events": {"positives": {"purchase": 1.0}},
             "split": {"method": "last_basket", "min_baskets": 3},
         },
+        "align": {"epochs": 4},
+        "references": {"knn": {"neighbours": [10, 20], "similarities": ["cosine"], "sides": ["candidate"], "half_lives": [20]}},
+        "train": {"epochs": 2, "batch_size": 256},
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -98,25 +99,31 @@ def test_figures_of_a_stage_are_metrics_of_its_run(chain: Chain, client: MlflowC
 
 
 _RETRIEVE = """
-import sys, mlflow
-mlflow.set_tracking_uri(sys.argv[1])
-from mlflow import MlflowClient
-(model,) = MlflowClient().search_registered_models()
-version = max(MlflowClient().search_model_versions(f"name='{model.name}'"), key=lambda found: int(found.version))
-loaded = mlflow.pyfunc.load_model(f"models:/{model.name}/{version.version}")
-signature = loaded.metadata.signature
-assert signature is not None and signature.inputs is not None
+import json, sys
+import mlflow
 import pandas as pd
-example = loaded.input_example if getattr(loaded, "input_example", None) is not None else pd.DataFrame({"history": [sys.argv[2:]]})
-print("RETRIEVED", loaded.predict(example))
+server, model, histories = sys.argv[1:]
+mlflow.set_tracking_uri(server)
+loaded = mlflow.pyfunc.load_model(model)
+names = loaded.metadata.signature.inputs.input_names()
+found = loaded.predict(pd.DataFrame({"history": json.loads(histories)}))
+print(json.dumps({"names": names, "ids": [list(ids) for ids in found["item_ids"]], "unknown": found["unknown_ids"].tolist()}))
 """
 
 
-def test_the_registered_model_is_loaded_back_in_a_new_process_and_retrieves_for_raw_item_ids(chain: Chain, tmp_path: Path) -> None:
-    ids = chain.bundle("prepare").table("items").arrow(["item_id"]).column(0).to_pylist()[:3]
-    command = [sys.executable, "-c", _RETRIEVE, chain.server, *ids]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
-    assert "RETRIEVED" in succeeded(done)
+def test_the_registered_model_is_loaded_by_alias_in_a_new_process_and_retrieves_for_raw_item_ids(chain: Chain, tmp_path: Path) -> None:
+    known = chain.bundle("prepare").table("items").arrow(["item_id"]).column(0).to_pylist()
+    registry = chain.settings("esans").export.registry
+    histories = [known[:3], [known[5], "no such item"]]
+    command = [sys.executable, "-c", _RETRIEVE, chain.server, f"models:/{registry.name}@{registry.alias}", json.dumps(histories)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    answer = json.loads(succeeded(done).splitlines()[-1])
+    assert "history" in answer["names"]
+    assert answer["unknown"] == [0, 1]
+    for history, ids in zip(histories, answer["ids"], strict=True):
+        assert len(ids) == len(set(ids)) == 50
+        assert set(ids) <= set(known)
+        assert not set(ids) & set(history)
 
 
 def test_a_second_run_finds_everything_up_to_date(chain: Chain, client: MlflowClient) -> None:

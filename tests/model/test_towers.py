@@ -17,7 +17,9 @@ from esans.model.towers import TwoTower
 
 def model_of(**keys: object) -> TwoTower:
     torch.manual_seed(0)
-    model = TwoTower(ModelConfig(**{"dim": 8, "hidden": 16, **keys}), num_items=20, num_users=5, history_length=6, content_dim=7, side_sizes=[3, 4])  # type: ignore[arg-type]
+    model = TwoTower(
+        ModelConfig(**{"dim": 8, "hidden": 16, **keys}), num_items=20, num_users=5, history_length=6, content_dim=7, side_sizes=[3, 4]
+    )  # type: ignore[arg-type]
     model.set_content(torch.randn(20, 7), torch.stack([torch.arange(20) % 3, torch.arange(20) % 4], 1))
     return model.eval()
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.negatives.conftest import generator_of, make_batch, make_clusters
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
+from esans.errors import ConfigError
 from esans.negatives.base import Batch, Sampler
 from esans.negatives.clusters import draw_clusters, draw_hard, first_of_each, hard_pool_sizes
 from esans.negatives.registry import build_samplers, known_samplers, resolve
 from esans.negatives.tables import Catalogue, ClusterTables
-from esans.errors import ConfigError
+from tests.negatives.conftest import generator_of, make_batch, make_clusters
 
 ROWS = 20_000
 
@@ -28,9 +28,12 @@ def repeated(target: int, rows: int = ROWS) -> Batch:
 
 @pytest.mark.parametrize("target", [0, 12, 20, 38])
 @pytest.mark.parametrize(
-    ("name", "keys"), [("uniform", {"num_negatives": 6}), ("easy", {"clusters": 2, "per_cluster": 3}), ("easy", {"clusters": 1}), ("hard", {})]
+    ("name", "keys"),
+    [("uniform", {"num_negatives": 6}), ("easy", {"clusters": 2, "per_cluster": 3}), ("easy", {"clusters": 1}), ("hard", {})],
 )
-def test_the_counts_of_draws_match_the_expected_counts_before_masks(catalogue: Catalogue, name: str, keys: dict[str, int], target: int) -> None:
+def test_the_counts_of_draws_match_the_expected_counts_before_masks(
+    catalogue: Catalogue, name: str, keys: dict[str, int], target: int
+) -> None:
     drawing = sampler(name, catalogue, **keys)
     batch = repeated(target)
     ids = drawing.propose(batch, torch.zeros(ROWS, 1), generator_of(7)).ids.reshape(ROWS, -1)
@@ -64,7 +67,9 @@ def test_the_expected_count_of_two_clusters_is_not_twice_the_single_draw(catalog
 
 
 @given(
-    cells=st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=4), min_size=3, max_size=6), seed=st.integers(0, 2**31), clusters=st.integers(1, 2)
+    cells=st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=4), min_size=3, max_size=6),
+    seed=st.integers(0, 2**31),
+    clusters=st.integers(1, 2),
 )
 @settings(max_examples=40, deadline=None)
 def test_easy_draws_leave_the_primary_of_the_positive_and_repeat_no_cluster(cells: list[list[int]], seed: int, clusters: int) -> None:
@@ -79,7 +84,11 @@ def test_easy_draws_leave_the_primary_of_the_positive_and_repeat_no_cluster(cell
     assert clusters == 1 or (primaries[:, 0, 0] != primaries[:, 1, 0]).all()
 
 
-@given(cells=st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=4), min_size=2, max_size=5), seed=st.integers(0, 2**31), top_up=st.booleans())
+@given(
+    cells=st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=4), min_size=2, max_size=5),
+    seed=st.integers(0, 2**31),
+    top_up=st.booleans(),
+)
 @settings(max_examples=40, deadline=None)
 def test_every_hard_negative_shares_the_primary_and_not_the_secondary_unless_its_pool_was_topped_up(
     cells: list[list[int]], seed: int, top_up: bool
@@ -167,5 +176,3 @@ def test_a_wrong_key_of_a_sampler_names_the_group_and_the_key() -> None:
 def test_mixing_bounds_out_of_order_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"train\.negatives\.0: mix_high = 0\.1 is below mix = 0\.3"):
         resolve([{"sampler": "hard", "mix": 0.3, "mix_high": 0.1}])
-
-

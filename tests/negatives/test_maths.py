@@ -247,7 +247,11 @@ def test_uniform_alone_needs_no_correction_and_the_temperature_divides_before_it
 
 
 def test_semantic_terms_are_never_corrected_but_weighted(catalogue: Catalogue) -> None:
-    terms = [Terms("easy", torch.zeros(1, 3, dtype=torch.float64), torch.ones(1, 3, dtype=torch.bool), torch.tensor([[1, 2, 3]]), "semantic", -0.7)]
+    terms = [
+        Terms(
+            "easy", torch.zeros(1, 3, dtype=torch.float64), torch.ones(1, 3, dtype=torch.bool), torch.tensor([[1, 2, 3]]), "semantic", -0.7
+        )
+    ]
     assert torch.allclose(logits_of(terms, [], make_batch([0]), TAU)[0], torch.full((1, 3), -0.7, dtype=torch.float64))
 
 

@@ -50,7 +50,9 @@ def naive(rows: list[Event], config: ShardsConfig) -> dict[tuple[int, int], list
     expected = {}
     for user, train in by_user.items():
         for item, position, order in train:
-            earlier = [other for other, place, its_order in train if place < position and not (config.exclude_same_order and its_order == order)]
+            earlier = [
+                other for other, place, its_order in train if place < position and not (config.exclude_same_order and its_order == order)
+            ]
             window = earlier[-config.history_length :]
             if len(window) >= config.min_history:
                 expected[user, item] = [c.PADDING] * (config.history_length - len(window)) + window
@@ -58,7 +60,12 @@ def naive(rows: list[Event], config: ShardsConfig) -> dict[tuple[int, int], list
 
 
 @pytest.mark.parametrize(
-    "config", [ShardsConfig(history_length=5), ShardsConfig(history_length=4, exclude_same_order=True), ShardsConfig(history_length=3, min_history=0)]
+    "config",
+    [
+        ShardsConfig(history_length=5),
+        ShardsConfig(history_length=4, exclude_same_order=True),
+        ShardsConfig(history_length=3, min_history=0),
+    ],
 )
 def test_examples_equal_the_naive_form_and_no_test_event_reaches_them(spark: SparkSession, tmp_path: Path, config: ShardsConfig) -> None:
     rows = events()
@@ -105,5 +112,7 @@ def test_no_example_left_says_what_to_change(spark: SparkSession, tmp_path: Path
     train = train_positives(prepared(spark, tmp_path, events()), spark, config)
     out = BundleWriter(str(tmp_path / "shards"), "shards", "0")
     table = out.write("examples", shuffle(build_examples(train, known_positives(train), config), 10, config, seed=0))
-    with pytest.raises(DataError, match=r"^shards: no training example is left: no user has enough train positives\. Lower shards\.min_history"):
+    with pytest.raises(
+        DataError, match=r"^shards: no training example is left: no user has enough train positives\. Lower shards\.min_history"
+    ):
         check_row_groups(table)

@@ -34,7 +34,10 @@ def prepare_bundle(folder: Path, validation: list[tuple[int, list[int], list[int
     """`validation`: (user, history, targets)."""
     out = writer(folder, "prepare")
     out.write_arrow("items", pa.table({c.ITEM_IDX: np.arange(ITEMS), c.AVAILABLE: np.arange(ITEMS) != ITEMS - 1}))
-    lists = {name: pa.array([row[place] for row in validation], pa.list_(pa.int64())) for name, place in ((c.HISTORY, 1), (c.TARGETS, 2), (c.SEEN, 1))}
+    lists = {
+        name: pa.array([row[place] for row in validation], pa.list_(pa.int64()))
+        for name, place in ((c.HISTORY, 1), (c.TARGETS, 2), (c.SEEN, 1))
+    }
     users = {c.USER_IDX: [row[0] for row in validation], c.SPLIT: [c.VALIDATION] * len(validation)}
     out.write_arrow("histories", pa.table(users | lists))
     out.state({"num_items": ITEMS, "num_users": USERS, "num_validation_users": len(validation)})
@@ -72,12 +75,20 @@ def cluster_bundle(folder: Path) -> Bundle:
     size = ITEMS // PRIMARIES
     out.write_arrow("members", pa.table({"position": np.arange(ITEMS), c.ITEM_IDX: np.arange(ITEMS)}))
     cells = [(place // 2, place % 2, place * size // 2, size // 2, c.UNASSIGNED) for place in range(2 * PRIMARIES)]
-    out.write_arrow("cells", pa.table(dict(zip((c.PRIMARY, c.SECONDARY, c.OFFSET, c.COUNT, c.FALLBACK), map(list, zip(*cells, strict=True)), strict=True))))
+    out.write_arrow(
+        "cells",
+        pa.table(dict(zip((c.PRIMARY, c.SECONDARY, c.OFFSET, c.COUNT, c.FALLBACK), map(list, zip(*cells, strict=True)), strict=True))),
+    )
     centroids = np.random.default_rng(0).normal(size=(PRIMARIES, DIM)).astype(np.float32)
     out.write_arrow(
         "primaries",
         pa.table(
-            {c.PRIMARY: np.arange(PRIMARIES), c.OFFSET: np.arange(PRIMARIES) * size, c.COUNT: [size] * PRIMARIES, c.CENTROID: list(centroids)}
+            {
+                c.PRIMARY: np.arange(PRIMARIES),
+                c.OFFSET: np.arange(PRIMARIES) * size,
+                c.COUNT: [size] * PRIMARIES,
+                c.CENTROID: list(centroids),
+            }
         ),
     )
     transitions = np.full((PRIMARIES, PRIMARIES), 1 / (PRIMARIES - 1), np.float32)

@@ -24,7 +24,9 @@ def live_rows(batches: list[Batch]) -> Counter[tuple[int, ...]]:
     for batch in batches:
         for place in range(len(batch)):
             if batch.weight[place] > 0:
-                rows[(int(batch.user_idx[place]), int(batch.target[place]), *batch.history[place].tolist(), *batch.known[place].tolist())] += 1
+                rows[
+                    (int(batch.user_idx[place]), int(batch.target[place]), *batch.history[place].tolist(), *batch.known[place].tolist())
+                ] += 1
     return rows
 
 

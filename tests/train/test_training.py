@@ -68,7 +68,9 @@ def records(folder: Path) -> list[dict[str, float]]:
     return list(json.loads((folder / "scratch" / "result.json").read_text())["records"])
 
 
-def test_training_learns_what_is_there_and_logs_to_one_run(make_inputs: Callable[..., dict[str, Bundle]], tmp_path: Path, tracking: str) -> None:
+def test_training_learns_what_is_there_and_logs_to_one_run(
+    make_inputs: Callable[..., dict[str, Bundle]], tmp_path: Path, tracking: str
+) -> None:
     from mlflow import MlflowClient
 
     spec = spec_of(tmp_path / "a", make_inputs(), config_of(epochs=6), tracking)
