@@ -81,7 +81,10 @@ class Easy(Sampler):
         return [*terms, Terms("easy_virtual", *flat, kind="semantic", log_weight=self.config.virtual_log_weight)]
 
     def log_expected_count(self, batch: Batch, ids: Tensor) -> Tensor | None:
-        """m_o / size times the expected count of the item's primary, which is P_j (1 + sum_{k != j} P_k / (1 - P_k)) for m_c = 2 (METHOD 3)."""
+        """m_o / size times the expected count of the item's primary.
+
+        For m_c = 2 that count is P_j (1 + sum_{k != j} P_k / (1 - P_k)), not 2 P_j (METHOD 3); above 2 there is no closed form.
+        """
         if self.config.clusters > 2:
             return None
         p_BP = self.log_transitions_PP.exp()[self.tables.item_primary_N[batch.target].clamp_min(0)]

@@ -42,7 +42,8 @@ class LaunchConfig:
     """Keys under `train.launch`: how the worker processes start."""
 
     mode: Annotated[Literal["auto", "local", "torchrun", "spark"], Runtime] = "auto"
-    """local: one process; torchrun: processes on this host; spark: TorchDistributor on the executors; auto: local for one process, else torchrun. Started by torchrun itself, a job joins it whatever this says."""
+    """local: one process; torchrun: processes on this host; spark: TorchDistributor on the executors; auto: local for one
+    process, else torchrun. Started by torchrun itself, a job joins it whatever this says."""
     processes: PositiveInt = 1
     """World size. It changes which examples share a batch, hence the weights."""
     threads: Annotated[NonNegativeInt, Runtime] = 0
@@ -91,7 +92,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.batch_size % self.launch.processes:
             raise ValueError(
-                f"batch_size = {self.batch_size} is not a multiple of launch.processes = {self.launch.processes}; each process takes an equal part"
+                f"batch_size = {self.batch_size} is not a multiple of launch.processes = {self.launch.processes}; "
+                "each process takes an equal part"
             )
         if self.launch.mode == "local" and self.launch.processes > 1:
             raise ValueError(

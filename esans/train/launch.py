@@ -1,4 +1,4 @@
-"""How training processes start: in this one, by torchrun on this host, by Spark's TorchDistributor, or inside a torchrun that is already there."""
+"""How training processes start: here, by torchrun on this host, by Spark's TorchDistributor, or inside a torchrun from outside."""
 
 from __future__ import annotations
 

@@ -140,7 +140,8 @@ class Trainer:
             name = self.config.validation_metric
             mark = "  best so far" if self.progress.best_epoch == record["epoch"] else ""
             say(
-                f"  epoch {int(record['epoch']) + 1}/{self.config.epochs}: loss {record['loss']:.4f}, validation {name} {record[name]:.4f}, "
+                f"  epoch {int(record['epoch']) + 1}/{self.config.epochs}: loss {record['loss']:.4f}, "
+                f"validation {name} {record[name]:.4f}, "
                 f"{record['examples_per_second']:,.0f} examples/s, {record['seconds']:.1f} s{mark}"
             )
 

@@ -34,7 +34,8 @@ def events(users: int = 7, seed: int = 0) -> list[Event]:
 def prepared(spark: SparkSession, folder: Path, rows: list[Event], with_orders: bool = True) -> Bundle:
     frame = spark.createDataFrame(
         [(user, item, position, 1000 + position, 1.0, split, order) for user, item, position, split, order in rows],
-        f"{c.USER_IDX} long, {c.ITEM_IDX} long, {c.POSITION} int, {c.TIMESTAMP} long, {c.WEIGHT} float, {c.SPLIT} string, {c.ORDER_ID} string",
+        f"{c.USER_IDX} long, {c.ITEM_IDX} long, {c.POSITION} int, {c.TIMESTAMP} long, {c.WEIGHT} float, "
+        f"{c.SPLIT} string, {c.ORDER_ID} string",
     )
     out = BundleWriter(str(folder / "prepare"), "prepare", "0")
     out.write("interactions", frame if with_orders else frame.drop(c.ORDER_ID))
