@@ -22,6 +22,7 @@ test: lint unit integration ## Lint, types, floors, unit tests, then tests with 
 
 lint: setup ## ruff, mypy on esans/, import floors
 	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	.venv/bin/lint-imports --no-logo
 
