@@ -22,6 +22,8 @@ class SparkConfig:
     """Spark master; ignored under spark-submit, which brings its own."""
     driver_memory: Annotated[str, Runtime] = "3g"
     """Heap of the driver (of the whole of Spark in local mode); ignored under spark-submit."""
+    java_options: Annotated[str, Runtime] = ""
+    """Further JVM options of the driver, such as -XX:TieredStopAtLevel=1 for runs of a few minutes."""
     shuffle_partitions: Annotated[PositiveInt, Runtime] = 8
     """Partitions after a shuffle before adaptive execution joins the small ones."""
     conf: Annotated[dict[str, str], Runtime] = dataclasses.field(default_factory=dict)
@@ -52,7 +54,7 @@ def open_session(config: SparkConfig, app_name: str) -> SparkSession:
             .config("spark.driver.bindAddress", "127.0.0.1" if config.master.startswith("local") else "0.0.0.0")
         )
         quiet = Path(__file__).with_name("log4j2.properties")
-        builder = builder.config("spark.driver.extraJavaOptions", f"-Dlog4j2.configurationFile={quiet.as_uri()}")
+        builder = builder.config("spark.driver.extraJavaOptions", f"-Dlog4j2.configurationFile={quiet.as_uri()} {config.java_options}")
         if config.master.startswith("local"):
             # Read by Spark's launch scripts, before any setting is.
             os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")

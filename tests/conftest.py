@@ -21,7 +21,9 @@ def spark() -> Iterator[SparkSession]:
     """One local session for all unit tests."""
     from esans.spark import SparkConfig, open_session
 
-    session = open_session(SparkConfig(master="local[2]", driver_memory="2g", shuffle_partitions=2), "esans-tests")
+    session = open_session(
+        SparkConfig(master="local[2]", driver_memory="2g", shuffle_partitions=2, java_options="-XX:TieredStopAtLevel=1"), "esans-tests"
+    )
     yield session
     session.stop()
 

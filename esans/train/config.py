@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from esans.config import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Runtime, config, section
+from esans.config import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Runtime, config, section
 from esans.model.config import ModelConfig
 
 
@@ -86,8 +86,6 @@ class TrainConfig:
     """Reading of the shards."""
     launch: LaunchConfig = section(LaunchConfig)
     """Worker processes."""
-    examples_fraction: Fraction = 1.0
-    """Share of the shard files to train on, for trials; 1 takes all."""
 
     def __post_init__(self) -> None:
         if self.batch_size % self.launch.processes:
