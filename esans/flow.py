@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from esans.bundle import Bundle, BundleWriter, canonical, digest, join
+from esans.bundle import Bundle, BundleWriter, digest
 from esans.config import flatten, to_dict
 from esans.errors import BundleError
 from esans.progress import headline, say
 from esans.settings import Settings
 from esans.stage import Stage, StageContext
 from esans.tracking import Run, start_run
+from esans.uri import canonical, join
 
 # In order. Names are words of the house; classes are imported when asked for.
 STAGES: Mapping[str, str] = {

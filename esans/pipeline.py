@@ -6,7 +6,7 @@ import json
 import os
 import time
 
-from esans.bundle import Bundle, canonical, join, write_text
+from esans.bundle import Bundle
 from esans.config import flatten, to_dict
 from esans.errors import ConfigError
 from esans.evaluate.report import Comparison, MethodResult, print_table, write_report
@@ -14,6 +14,7 @@ from esans.flow import METHOD_STAGES, STAGES, Plan, run_stage
 from esans.progress import headline, say
 from esans.settings import Settings, Source
 from esans.tracking import Run, resolve_uri, start_run
+from esans.uri import canonical, join, write_text
 
 SHARED_STAGES = tuple(name for name in STAGES if name not in METHOD_STAGES)
 

@@ -30,7 +30,7 @@ class TrackingConfig:
 
 def resolve_uri(config: TrackingConfig, work_dir: str) -> str:
     """The tracking URI in force. Raises nothing: an unreachable server shows itself at the first call."""
-    from esans.bundle import canonical, join
+    from esans.uri import canonical, join
 
     given = config.uri or os.environ.get("MLFLOW_TRACKING_URI")
     if given:
@@ -112,7 +112,7 @@ def start_run(config: TrackingConfig, work_dir: str, name: str, parent_id: str |
     from mlflow import MlflowClient
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-    from esans.bundle import canonical, join
+    from esans.uri import canonical, join
 
     # Its notes on every start and stop of a monitor would drown the progress of the stages.
     for name in ("mlflow.system_metrics", "mlflow.store.db", "alembic"):

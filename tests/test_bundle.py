@@ -15,8 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from esans.bundle import Bundle, BundleWriter, Table, canonical, digest, join, write_text
+from esans.bundle import Bundle, BundleWriter, digest
 from esans.errors import BundleError
+from esans.table import Table
+from esans.uri import canonical, join, write_text
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from esans.bundle import Table
 from esans.columns import ITEM_IDX
+from esans.table import Table
 
 _ARROW_ROWS = 8_192
 

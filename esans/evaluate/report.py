@@ -8,9 +8,10 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from esans.bundle import Bundle, write_text
+from esans.bundle import Bundle
 from esans.evaluate.results import HEADLINE, Comparison, MethodResult, Row
 from esans.progress import console
+from esans.uri import write_text
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from esans.bundle import Table
 from esans.retrieval.config import MetricsConfig
 from esans.retrieval.encode import Towers, encode_users
 from esans.retrieval.evaluation import Catalogue, Evaluation, evaluate_batches
@@ -15,6 +14,7 @@ from esans.retrieval.ragged import Ragged
 from esans.retrieval.scorers import DotScorer
 from esans.retrieval.topk import ITEM_CHUNK
 from esans.retrieval.users import UserBatch, user_batches
+from esans.table import Table
 
 
 @torch.inference_mode()

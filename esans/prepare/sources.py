@@ -24,7 +24,7 @@ def read_table(spark: SparkSession, config: TableConfig, name: str, key: str) ->
     Raises:
         DataError: the files are absent or not of the format, with the file named where Spark names it.
     """
-    from esans.bundle import canonical
+    from esans.uri import canonical
 
     with readable(name):
         if config.table is not None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.dataset as pads
 
-    from esans.bundle import Table
+    from esans.table import Table
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from esans.errors import DataError
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-    from esans.bundle import Table
     from esans.shards.config import ShardsConfig
+    from esans.table import Table
 
 
 def shuffle(examples: DataFrame, expected_rows: int, config: ShardsConfig, seed: int) -> DataFrame:

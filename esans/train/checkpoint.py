@@ -9,7 +9,7 @@ from typing import Any
 import fsspec
 import torch
 
-from esans.bundle import join
+from esans.uri import join
 
 _NAME = "checkpoint.pt"
 

@@ -7,9 +7,9 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from esans.bundle import join, write_text
 from esans.errors import EsansError
 from esans.train.config import LaunchConfig, TrainConfig
+from esans.uri import join, write_text
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from esans import columns as c
-from esans.bundle import Table
 from esans.negatives.base import Batch
+from esans.table import Table
 from esans.train.petastorm_reader import read_files
 from esans.train.plan import EpochPlan, Interval, Window, split, steps_per_epoch
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 
-from esans.bundle import BundleWriter, join
+from esans.bundle import BundleWriter
 from esans.config import to_dict
 from esans.stage import Inputs, Stage
 from esans.train.config import TrainConfig
+from esans.uri import join
 
 
 class Train(Stage):

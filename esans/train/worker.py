@@ -15,7 +15,7 @@ import fsspec
 import torch
 import torch.distributed as dist
 
-from esans.bundle import Bundle, join, write_text
+from esans.bundle import Bundle
 from esans.config import build
 from esans.model.files import save
 from esans.negatives.groups import NegativeGroups
@@ -27,6 +27,7 @@ from esans.train.inputs import ValidationUsers, build_model, load_catalogue
 from esans.train.loader import Loader
 from esans.train.step import TrainStep
 from esans.train.trainer import Trainer
+from esans.uri import join, write_text
 
 
 @dataclass
