@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
+from pathlib import Path
 
 from esans.bundle import Bundle
 from esans.config import flatten, to_dict
@@ -64,6 +66,12 @@ def _collect(by_method: dict[str, Settings], parent: Run | None) -> list[MethodR
     return results
 
 
+def _mlflow() -> str:
+    """The mlflow command of this environment, as short as it can be typed from here."""
+    command = Path(sys.executable).with_name("mlflow")
+    return str(command.relative_to(Path.cwd())) if command.is_relative_to(Path.cwd()) else str(command)
+
+
 def summary(results: list[MethodResult], references: Bundle) -> dict[str, dict[str, float]]:
     """The table for machines: method -> metric -> mean over the test users, standard errors as `<metric>_se`."""
     rows = Comparison.read(results, references).rows
@@ -85,6 +93,6 @@ def _finish(settings: Settings, results: list[MethodResult], parent: Run | None,
             )
         parent.tag(report=path)
     say(f"report:  {path.removeprefix('file://')}")
-    say(f"runs:    mlflow ui --backend-store-uri {resolve_uri(settings.tracking, settings.work_dir)}")
+    say(f"runs:    {_mlflow()} ui --backend-store-uri {resolve_uri(settings.tracking, settings.work_dir)}")
     say(f"done in {time.time() - started:.0f} s")
     return results

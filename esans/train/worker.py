@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from esans.bundle import Bundle
 from esans.config import build
+from esans.errors import ConfigError
 from esans.model.files import save
 from esans.negatives.groups import NegativeGroups
 from esans.negatives.registry import build_samplers
@@ -60,6 +61,11 @@ def run_worker(spec_json: str) -> None:
     spec = WorkerSpec.parse(spec_json)
     config = build(TrainConfig, spec.config)
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if world_size != config.launch.processes:
+        raise ConfigError(
+            f"train.launch.processes = {config.launch.processes}, but {world_size} processes were started: "
+            f"set --train.launch.processes={world_size}, since the world size decides which examples share a batch."
+        )
     device = pick_device(config)
     if not config.launch.threads:
         local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -159,6 +160,47 @@ def test_a_failing_rank_fails_the_launch(make_inputs: Callable[..., dict[str, Bu
     spec.inputs["shards"] = str(tmp_path / "nowhere")
     with pytest.raises(TrainingFailed, match="training ended with exit code 1"):
         launch(spec.dump(), config.launch, spec.scratch_uri, None)
+
+
+OUTER = """
+import sys
+from esans.config import build
+from esans.train.config import TrainConfig
+from esans.train.launch import follow_if_not_leader, launch, release_followers
+from esans.train.worker import WorkerSpec
+text = open(sys.argv[1]).read()
+config = build(TrainConfig, WorkerSpec.parse(text).config)
+if not follow_if_not_leader(config):
+    try:
+        if sys.argv[2] == "train":
+            launch(text, config.launch, WorkerSpec.parse(text).scratch_uri, None)
+    finally:
+        release_followers(config)
+"""
+
+
+def test_a_job_inside_an_outer_torchrun_joins_it_and_sends_the_others_home_when_nothing_is_to_do(
+    make_inputs: Callable[..., dict[str, Bundle]], tmp_path: Path, tracking: str
+) -> None:
+    spec = spec_of(tmp_path / "outer", make_inputs(), config_of(launch={"processes": 2, "threads": 1}, epochs=1), tracking)
+    (tmp_path / "spec.json").write_text(spec.dump())
+    (tmp_path / "outer.py").write_text(OUTER)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(tmp_path / "outer.py")]
+    for work in ("nothing", "train"):
+        environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+        subprocess.run([*torchrun, str(tmp_path / "spec.json"), work], check=True, timeout=240, env=environment)
+        assert (tmp_path / "outer" / "scratch" / "result.json").exists() == (work == "train")
+    assert [record["step"] for record in records(tmp_path / "outer")] == [13]
+
+
+def test_a_world_size_that_the_config_does_not_name_is_refused(
+    make_inputs: Callable[..., dict[str, Bundle]], tmp_path: Path, tracking: str
+) -> None:
+    from esans.errors import ConfigError
+
+    spec = spec_of(tmp_path / "odd", make_inputs(), config_of(launch={"processes": 2}), tracking)
+    with pytest.raises(ConfigError, match=r"^train\.launch\.processes = 2, but 1 processes were started: set --train\.launch\.processes=1"):
+        run_worker(spec.dump())
 
 
 def test_impossible_settings_are_refused_by_name() -> None:
