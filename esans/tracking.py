@@ -115,10 +115,16 @@ def start_run(config: TrackingConfig, work_dir: str, name: str, parent_id: str |
     from esans.uri import canonical, join
 
     # Its notes on every start and stop of a monitor would drown the progress of the stages.
-    for name in ("mlflow.system_metrics", "mlflow.store.db", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for noisy in ("mlflow.system_metrics", "mlflow.store.db", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
     uri = resolve_uri(config, work_dir)
+    chosen = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(uri)
+    # MLflow writes the URI into the environment too, where a later run over another work directory would take it for the user's choice.
+    if chosen is None:
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+    else:
+        os.environ["MLFLOW_TRACKING_URI"] = chosen
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name(config.experiment)
     if experiment is None:

@@ -194,6 +194,21 @@ def test_a_finished_stage_is_not_run_again_and_a_failed_one_is(tmp_path: Path, c
     assert done.data.metrics["upstream"] == 2.0
 
 
+def test_each_work_folder_keeps_its_own_runs_in_one_process_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowClient
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for folder in ("one", "other"):
+        run_stage(Plan(toy(tmp_path / folder)), "first")
+    for folder in ("one", "other"):
+        client = MlflowClient(f"sqlite:///{tmp_path}/{folder}/mlflow.db")
+        assert len(client.search_runs([client.get_experiment_by_name("esans").experiment_id])) == 1
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/one/mlflow.db")
+    run_stage(Plan(toy(tmp_path / "third")), "first")
+    client = MlflowClient(f"sqlite:///{tmp_path}/one/mlflow.db")
+    assert len(client.search_runs([client.get_experiment_by_name("esans").experiment_id])) == 2
+
+
 def test_a_stage_without_its_input_says_what_to_run_first(tmp_path: Path) -> None:
     plan = Plan(toy(tmp_path))
     with pytest.raises(BundleError) as refused:
