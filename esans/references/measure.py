@@ -7,15 +7,12 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-import torch
-
 from esans.columns import TEST, VALIDATION
 from esans.errors import DataError
 from esans.progress import say
 from esans.retrieval.evaluation import Catalogue, evaluate_batches, metrics_table
-from esans.retrieval.keys import tie_order
 from esans.retrieval.per_user import PerUserFile
-from esans.retrieval.users import UserBatch, user_batches
+from esans.retrieval.users import UserBatch, sampled_users, user_batches
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -80,12 +77,7 @@ def tuning_users(prepare: Bundle, most: int, batch_size: int) -> list[UserBatch]
             "histories: no user has validation targets, so item-kNN cannot be tuned.\n"
             "Change prepare.split, or set references.item_knn=false."
         )
-    limit = int(min(1.0, most / total) * 2**32)
-    chosen = []
-    for batch in user_batches(prepare.table("histories"), VALIDATION, batch_size):
-        for place in torch.nonzero(tie_order(batch.users) < limit).flatten().split(batch_size):
-            chosen.append(batch.pick(place))
-    return chosen
+    return sampled_users(prepare.table("histories"), VALIDATION, total, most, batch_size)
 
 
 def tuning_table(trials: Sequence[Trial]) -> pa.Table:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from esans.columns import HISTORY, SEEN, SPLIT, TARGETS, USER_IDX
+from esans.retrieval.keys import tie_order
 from esans.retrieval.ragged import Ragged
 
 if TYPE_CHECKING:
@@ -65,6 +66,22 @@ def user_batches(
                 pending, waiting, number = [], 0, number + 1
     if pending and number % world_size == rank:
         yield _to_tensors(pending)
+
+
+def sampled_users(
+    histories: Table, split: str, total: int, most: int, batch_size: int, rank: int = 0, world_size: int = 1
+) -> list[UserBatch]:
+    """About `most` of the `total` users of `split`, chosen by a hash of their index, in memory; all where there are no more.
+
+    The same users whoever asks; ranks share them by whole batches, as in `user_batches`.
+    """
+    limit = int(min(1.0, most / max(total, 1)) * 2**32)
+    chosen = []
+    for batch in user_batches(histories, split, batch_size, rank, world_size):
+        picked = torch.nonzero(tie_order(batch.users) < limit).flatten()
+        if len(picked):
+            chosen.append(batch.pick(picked))
+    return chosen
 
 
 def _to_tensors(records: list[pa.RecordBatch]) -> UserBatch:

@@ -1,9 +1,8 @@
-"""What a worker reads besides the shards: content, side codes, draw probabilities, cluster tables, validation users."""
+"""What a worker reads besides the shards: content, side codes, draw probabilities, cluster tables."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,7 +13,6 @@ from esans.bundle import Bundle
 from esans.model.config import ModelConfig
 from esans.model.towers import TwoTower
 from esans.negatives.tables import Catalogue, ClusterTables
-from esans.retrieval.ragged import Ragged
 
 
 def build_model(config: ModelConfig, inputs: Mapping[str, Bundle]) -> TwoTower:
@@ -84,48 +82,3 @@ def load_clusters(cluster: Bundle) -> ClusterTables:
         centroids_PD=primary(c.CENTROID, np.float32),
         transitions_PP=torch.from_numpy(transitions),
     )
-
-
-@dataclass
-class ValidationUsers:
-    """The validation users of one rank."""
-
-    user_idx: Tensor
-    history: Tensor
-    """(users, H) int64, padded at the left with -1."""
-    targets: Ragged
-    seen: Ragged
-    available: Tensor
-    """(N,) bool."""
-
-    @classmethod
-    def load(cls, prepared: Bundle, history_length: int, limit: int, rank: int, world_size: int) -> ValidationUsers:
-        """Every `world_size`-th of at most `limit` users of the validation split, chosen by a hash of their index."""
-        users: list[np.ndarray] = []
-        parts: dict[str, list[list[int]]] = {c.HISTORY: [], c.TARGETS: [], c.SEEN: []}
-        total = max(int(prepared.facts["num_validation_users"]), 1)
-        for batch in prepared.table("histories").batches([c.USER_IDX, c.SPLIT, *parts]):
-            user = batch.column(c.USER_IDX).to_numpy()
-            # Knuth's multiplicative hash spreads neighbouring indices; the threshold keeps about `limit` of `total`.
-            spread = (user * 2654435761) % 2**32
-            keep = (spread < 2**32 * min(1.0, limit / total)) & (user % world_size == rank)
-            keep &= batch.column(c.SPLIT).to_numpy(zero_copy_only=False) == c.VALIDATION
-            users.append(user[keep])
-            for name, rows in parts.items():
-                rows.extend(batch.column(name).filter(_mask(keep)).to_pylist())
-        available = prepared.table("items").dense(c.ITEM_IDX, c.AVAILABLE, prepared.facts["num_items"], dtype=bool)
-        return cls(
-            user_idx=torch.from_numpy(np.concatenate(users) if users else np.zeros(0, np.int64)),
-            history=Ragged.from_lists([row[-history_length:] for row in parts[c.HISTORY]]).padded(
-                c.PADDING, left=True, width=history_length
-            ),
-            targets=Ragged.from_lists(parts[c.TARGETS]),
-            seen=Ragged.from_lists(parts[c.SEEN]),
-            available=torch.from_numpy(available),
-        )
-
-
-def _mask(keep: np.ndarray) -> object:
-    import pyarrow as pa
-
-    return pa.array(keep)

@@ -17,11 +17,10 @@ from esans.negatives.base import Batch
 from esans.progress import Bar, say
 from esans.train.checkpoint import load_checkpoint, save_checkpoint
 from esans.train.config import TrainConfig
-from esans.train.inputs import ValidationUsers
 from esans.train.loader import Loader
 from esans.train.optimizer import build_optimizer, build_schedule
 from esans.train.step import TrainStep
-from esans.train.validation import validate
+from esans.train.validation import ValidationUsers, validate
 from esans.train.watch import Watch
 
 Log = Callable[[Mapping[str, float], int], None]

@@ -1,22 +1,36 @@
-"""Metrics over the whole catalogue between epochs; the ranks of a user's targets do not depend on the number of processes."""
+"""Metrics over the whole catalogue between epochs; they do not depend on the number of processes."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
+from esans.bundle import Bundle
+from esans.columns import AVAILABLE, ITEM_IDX, PADDING, VALIDATION
 from esans.model.towers import TwoTower
 from esans.retrieval.metrics import MetricSums, ranking_metrics, reduce_sums
 from esans.retrieval.topk import rank_targets
-from esans.train.inputs import ValidationUsers
+from esans.retrieval.users import UserBatch, sampled_users
 
 _USERS, _ITEMS = 1024, 65_536
 
 
-@torch.inference_mode()
-def encode_catalogue(model: TwoTower, device: torch.device) -> torch.Tensor:
-    """Vectors of all items, in chunks: (N, D)."""
-    places = torch.arange(model.num_items, device=device)
-    return torch.cat([model.encode_items(chunk) for chunk in places.split(_ITEMS)])
+@dataclass
+class ValidationUsers:
+    """The validation users of one rank."""
+
+    batches: list[UserBatch]
+    available: torch.Tensor
+    """(N,) bool, items that may be recommended."""
+
+    @classmethod
+    def load(cls, prepared: Bundle, most: int, rank: int, world_size: int) -> ValidationUsers:
+        """This rank's part of about `most` users of the validation split."""
+        facts, histories = prepared.facts, prepared.table("histories")
+        batches = sampled_users(histories, VALIDATION, int(facts["num_validation_users"]), most, _USERS, rank, world_size)
+        available = prepared.table("items").dense(ITEM_IDX, AVAILABLE, int(facts["num_items"]), dtype=bool)
+        return cls(batches, torch.from_numpy(available))
 
 
 @torch.inference_mode()
@@ -24,13 +38,13 @@ def validate(model: TwoTower, users: ValidationUsers, device: torch.device) -> d
     """Means of all metrics over the validation users of all ranks."""
     was_training = model.training
     model.eval()
-    items = encode_catalogue(model, device)
+    places = torch.arange(model.num_items, device=device)
+    items = torch.cat([model.encode_items(chunk) for chunk in places.split(_ITEMS)])
+    available = users.available.to(device)
     sums = MetricSums.zero()
-    for start in range(0, len(users.user_idx), _USERS):
-        stop = min(start + _USERS, len(users.user_idx))
-        vectors = model.encode_users(users.history[start:stop].to(device), users.user_idx[start:stop].to(device))
-        targets, seen = users.targets.slice(start, stop).to(device), users.seen.slice(start, stop).to(device)
-        ranks = rank_targets(vectors, items, targets, seen, users.available.to(device))
-        sums.add(ranking_metrics(ranks))
+    for batch in users.batches:
+        history = batch.history.padded(PADDING, left=True, width=model.history_length).to(device)
+        vectors = model.encode_users(history, batch.users.to(device))
+        sums.add(ranking_metrics(rank_targets(vectors, items, batch.targets.to(device), batch.seen.to(device), available)))
     model.train(was_training)
     return reduce_sums({"validation": sums}, device)["validation"].means()

@@ -24,10 +24,11 @@ from esans.negatives.registry import build_samplers
 from esans.negatives.temperature import Temperature
 from esans.tracking import Run
 from esans.train.config import TrainConfig
-from esans.train.inputs import ValidationUsers, build_model, load_catalogue
+from esans.train.inputs import build_model, load_catalogue
 from esans.train.loader import Loader
 from esans.train.step import TrainStep
 from esans.train.trainer import Trainer
+from esans.train.validation import ValidationUsers
 from esans.uri import join, write_text
 
 
@@ -115,7 +116,7 @@ def train_rank(spec: WorkerSpec, config: TrainConfig, rank: int, world_size: int
         prefetch=config.loader.prefetch_batches,
         seed=spec.seed,
     )
-    users = ValidationUsers.load(inputs["prepare"], model.history_length, config.validation_users, rank, world_size)
+    users = ValidationUsers.load(inputs["prepare"], config.validation_users, rank, world_size)
     run = Run.attach(spec.tracking_uri, spec.run_id) if rank == 0 else None
     log = run.metrics if run is not None else _silent
     trainer = Trainer(config, module, loader, users, device, spec.seed, spec.scratch_uri, log)

@@ -134,11 +134,10 @@ def test_two_processes_take_the_same_steps_and_agree_on_the_metrics(
     two = records(tmp_path / "two")
     assert [record["step"] for record in two] == [13, 26], "397 examples in steps of 32, whatever the ranks hold"
     # The model that two ranks trained, ranked by one process: the same integers, hence the same metrics.
-    from esans.train.inputs import ValidationUsers
-    from esans.train.validation import validate
+    from esans.train.validation import ValidationUsers, validate
 
     model = load(tmp_path / "two" / "model")
-    users = ValidationUsers.load(inputs["prepare"], model.history_length, 20_000, 0, 1)
+    users = ValidationUsers.load(inputs["prepare"], 20_000, 0, 1)
     best = max(two, key=lambda record: record["recall@50"])
     alone = validate(model, users, torch.device("cpu"))
     assert {name: best[name] for name in alone} == alone
