@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -154,7 +155,16 @@ def _print_help(program: str, about: str) -> None:
         console.print(f"      {key.help}", markup=False)
 
 
+class _Terminated(KeyboardInterrupt):
+    """A scheduler's polite kill: handled like Ctrl-C, so that runs are closed as KILLED and not left RUNNING for ever."""
+
+
+def _terminate(*_: object) -> None:
+    raise _Terminated
+
+
 def _guarded(work: Callable[[], None]) -> None:
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         check_python()
         work()
@@ -163,9 +173,9 @@ def _guarded(work: Callable[[], None]) -> None:
         for line in str(error).splitlines():
             print(f"{kind}: {line}" if not line.startswith(" ") else line, file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("stopped", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(143 if isinstance(stop, _Terminated) else 130)
 
 
 if __name__ == "__main__":

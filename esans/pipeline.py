@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import fsspec
+
 from esans.bundle import Bundle
 from esans.config import flatten, to_dict
 from esans.errors import ConfigError
@@ -92,6 +94,8 @@ def _finish(settings: Settings, results: list[MethodResult], parent: Run | None,
                 {f"{result.name}_{name}": value for name, value in result.evaluate_bundle.figures.items() if "@" in name or name == "mrr"}
             )
         parent.tag(report=path)
+        with fsspec.open(path, "r") as page:
+            parent.text(page.read(), "report.html")
     say(f"report:  {path.removeprefix('file://')}")
     say(f"runs:    {_mlflow()} ui --backend-store-uri {resolve_uri(settings.tracking, settings.work_dir)}")
     say(f"done in {time.time() - started:.0f} s")

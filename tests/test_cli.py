@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from esans.cli import main
+from esans.cli import _guarded, main
 from esans.config import document
 from esans.flow import STAGES, stage_class
 from esans.settings import Settings, Source
@@ -190,3 +190,28 @@ def test_the_configuration_of_every_section_is_plain_yaml() -> None:
 
     settings = Source((), ()).load()
     assert yaml.safe_load(yaml.safe_dump(to_dict(settings))) == to_dict(settings)
+
+
+def test_a_polite_kill_ends_like_ctrl_c_and_closes_the_run_as_killed(tmp_path: Path) -> None:
+    import signal
+
+    from mlflow import MlflowClient
+
+    from esans.tracking import TrackingConfig, start_run
+
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    found = []
+
+    def work() -> None:
+        with start_run(TrackingConfig(uri=store, system_metrics=False), str(tmp_path), "stage") as run:
+            found.append(run.run_id)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as stop:
+            _guarded(work)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert stop.value.code == 143
+    assert MlflowClient(store).get_run(found[0]).info.status == "KILLED"
