@@ -50,6 +50,8 @@ class Planned:
     """The keys that the fingerprint covers."""
     inputs: dict[str, str]
     """URIs of the bundles it reads."""
+    outside: dict[str, Any]
+    """What it reads besides bundles, as it is now: names, sizes and digests of files."""
 
 
 class Plan:
@@ -70,7 +72,7 @@ class Plan:
         section = getattr(self.settings, name)
         upstream = {source: self.stage(source) for source in cls.inputs}
         covered = to_dict(section, results_only=True)
-        previous = cls.previous_uri(section)
+        previous, outside = cls.previous_uri(section), cls.outside_inputs(section)
         fingerprint = digest(
             {
                 "stage": name,
@@ -78,7 +80,7 @@ class Plan:
                 "config": covered,
                 "seed": self.settings.seed,
                 "inputs": {source: planned.fingerprint for source, planned in upstream.items()},
-                "outside": cls.outside_inputs(section),
+                "outside": outside,
                 "previous": previous,
             }
         )
@@ -86,7 +88,7 @@ class Plan:
         inputs = {source: planned.uri for source, planned in upstream.items()}
         if previous:
             inputs["previous"] = canonical(previous)
-        return Planned(name, fingerprint, uri, covered, inputs)
+        return Planned(name, fingerprint, uri, covered, inputs, outside)
 
 
 def run_stage(plan: Plan, name: str, parent: Run | None = None, label: str = "") -> Bundle:
@@ -114,7 +116,7 @@ def run_stage(plan: Plan, name: str, parent: Run | None = None, label: str = "")
             method=settings.method or "",
         )
         run.params(flatten({**planned.config, "seed": settings.seed}, f"{name}."))
-        run.params({f"input.{source}": uri for source, uri in planned.inputs.items()})
+        run.params({f"input.{source}": uri for source, uri in planned.inputs.items()} | flatten(planned.outside, "source."))
         context = StageContext(
             seed=settings.seed,
             work_dir=settings.work_dir,
@@ -124,7 +126,7 @@ def run_stage(plan: Plan, name: str, parent: Run | None = None, label: str = "")
             method=settings.method or "",
         )
         out = BundleWriter(planned.uri, name, planned.fingerprint)
-        out.state({"mlflow_run_id": run.run_id, "method": settings.method or ""})
+        out.state({"mlflow_run_id": run.run_id, "method": settings.method or "", "sources": planned.outside})
         started = time.time()
         cls(getattr(settings, name), context).run(inputs, out)
         bundle = out.finish(code_version=cls.code_version, config=planned.config, inputs=planned.inputs)
