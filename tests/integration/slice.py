@@ -36,7 +36,7 @@ def settings(folder: Path) -> dict[str, object]:
     return {
         "work_dir": str(folder / "work"),
         "seed": 3,
-        "spark": {"master": "local[2]", "driver_memory": "2g", "shuffle_partitions": 2},
+        "spark": {"master": "local[2]", "driver_memory": "2g", "shuffle_partitions": 2, "java_options": "-XX:TieredStopAtLevel=1"},
         "tracking": {"system_metrics": False},
         "prepare": {
             "items": {
