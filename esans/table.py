@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import fsspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as pads
 
 from esans.errors import BundleError
 from esans.uri import join
 
 if TYPE_CHECKING:
+    import pyarrow.dataset as pads
     from pyspark.sql import DataFrame, SparkSession
 
 
