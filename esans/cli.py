@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import yaml
 from rich.console import Console
 
-from esans.config import document, to_dict
+from esans.config import Key, document, to_dict
 from esans.environment import check_pins, check_python
 from esans.errors import ConfigError, EsansError
+from esans.negatives.config import CONFIGS
 from esans.settings import Settings, Source
 
 if TYPE_CHECKING:
@@ -150,9 +151,18 @@ def _print_help(program: str, about: str) -> None:
     console = Console(highlight=False)
     console.print(_USAGE.format(program=program, about=about), markup=False)
     for key in document(Settings):
-        console.print(f"  --{key.name}", style="bold", end="")
-        console.print(f"  {key.type} = {key.default}", markup=False, style="dim")
-        console.print(f"      {key.help}", markup=False)
+        _print_key(console, f"--{key.name}", key)
+    console.print("\nKeys of the groups in --train.negatives, by sampler:", markup=False)
+    for name, sampler in CONFIGS.items():
+        for key in document(sampler):
+            if key.name != "sampler":
+                _print_key(console, f"{name}: {key.name}", key)
+
+
+def _print_key(console: Console, shown: str, key: Key) -> None:
+    console.print(f"  {shown}", style="bold", end="", markup=False)
+    console.print(f"  {key.type} = {key.default}", markup=False, style="dim")
+    console.print(f"      {key.help}", markup=False)
 
 
 class _Terminated(KeyboardInterrupt):

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Generator, Tensor, nn
 
-from esans.config import config
+from esans.negatives.config import SamplerConfig
 from esans.negatives.tables import Catalogue
 
 Kind = Literal["global", "semantic"]
@@ -115,14 +115,9 @@ class Sampler(nn.Module):
 
     kind: ClassVar[Kind] = "global"
 
-    @config
-    class Config:
-        """Keys of one entry of `train.negatives`."""
+    Config = SamplerConfig
 
-        sampler: str
-        """Name of the sampler: a file in esans/negatives, or package.module:Class for one of your own."""
-
-    def __init__(self, config: Config, catalogue: Catalogue) -> None:
+    def __init__(self, config: SamplerConfig, catalogue: Catalogue) -> None:
         super().__init__()
         self.config = config
         self.num_items = catalogue.num_items

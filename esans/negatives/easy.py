@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
-from pydantic import Field
 from torch import Generator, Tensor
 
-from esans.config import PositiveFloat, PositiveInt, config
 from esans.errors import ConfigError
 from esans.negatives.base import Batch, Context, Negatives, Sampler, Terms
 from esans.negatives.clusters import draw_clusters, draw_members, first_of_each
+from esans.negatives.config import EasyConfig
 from esans.negatives.edis import mix_scores, simple_weights
 from esans.negatives.tables import Catalogue
 
@@ -21,28 +18,11 @@ class Easy(Sampler):
 
     kind = "semantic"
 
-    @config
-    class Config(Sampler.Config):
-        """Keys of an `easy` group."""
+    Config = EasyConfig
 
-        clusters: PositiveInt = 2
-        """m_c: primaries drawn per example, without replacement."""
-        per_cluster: Annotated[int, Field(ge=2)] = 5
-        """m_o: items drawn inside each primary."""
-        transition_temperature: PositiveFloat | None = None
-        """T_c of the draw between primaries; by default the table that the cluster stage wrote."""
-        interpolate: bool = True
-        """Add virtual negatives mixed inside each cluster: (m_o + 2)(m_o - 1) / 2 per cluster."""
-        unit_norm: bool = True
-        """Take virtual negatives at unit norm, which makes them harder than the raw mix where its score is positive."""
-        log_weight: float = 0.0
-        """Log-weight of the real terms in the denominator."""
-        virtual_log_weight: float = 0.0
-        """Log-weight of the virtual terms."""
+    config: EasyConfig
 
-    config: Config
-
-    def __init__(self, config: Config, catalogue: Catalogue) -> None:
+    def __init__(self, config: EasyConfig, catalogue: Catalogue) -> None:
         super().__init__(config, catalogue)
         if catalogue.clusters is None:
             raise ConfigError("train.negatives: the easy sampler needs cluster tables; run the cluster stage.")

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Generator, Tensor
 
-from esans.config import PositiveInt, config
 from esans.errors import ConfigError
 from esans.negatives.base import Batch, Context, Negatives, Sampler, Terms
 from esans.negatives.clusters import draw_hard, first_of_each, hard_pool_sizes
+from esans.negatives.config import HardConfig
 from esans.negatives.edis import hard_scores
 from esans.negatives.tables import Catalogue
-
-Mix = Annotated[float, Field(ge=-0.5, le=0.5)]
 
 
 class Hard(Sampler):
@@ -24,34 +20,11 @@ class Hard(Sampler):
 
     kind = "semantic"
 
-    @config
-    class Config(Sampler.Config):
-        """Keys of a `hard` group."""
+    Config = HardConfig
 
-        num_negatives: PositiveInt = 5
-        """n_h: items drawn per example."""
-        interpolate: bool = True
-        """Add one virtual negative per draw, mixed with the positive."""
-        mix: Mix = 0.1
-        """lambda: share of the positive in a virtual negative; above 0 harder, below 0 easier."""
-        mix_high: Mix | None = None
-        """When set, lambda is drawn from U(mix, mix_high) for each term."""
-        unit_norm: bool = True
-        """Take virtual negatives at unit norm."""
-        detach_positive: bool = False
-        """Keep gradients of virtual negatives out of the positive's vector."""
-        log_weight: float = 0.0
-        """Log-weight of the real terms in the denominator."""
-        virtual_log_weight: float = 0.0
-        """Log-weight of the virtual terms."""
+    config: HardConfig
 
-        def __post_init__(self) -> None:
-            if self.mix_high is not None and self.mix_high < self.mix:
-                raise ValueError(f"mix_high = {self.mix_high} is below mix = {self.mix}; lambda is drawn from U(mix, mix_high)")
-
-    config: Config
-
-    def __init__(self, config: Config, catalogue: Catalogue) -> None:
+    def __init__(self, config: HardConfig, catalogue: Catalogue) -> None:
         super().__init__(config, catalogue)
         if catalogue.clusters is None:
             raise ConfigError("train.negatives: the hard sampler needs cluster tables; run the cluster stage.")

@@ -7,22 +7,20 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from esans.config import config
 from esans.negatives.base import Batch, Negatives, Sampler
+from esans.negatives.config import InBatchConfig
 from esans.negatives.tables import Catalogue
 
 
 class InBatch(Sampler):
     """The batch's other positives, corrected by their share among the train positives: a global group, METHOD 4b and 6."""
 
-    @config
-    class Config(Sampler.Config):
-        """Keys of an `in_batch` group."""
+    Config = InBatchConfig
 
-    config: Config
+    config: InBatchConfig
     log_probability_N: Tensor
 
-    def __init__(self, config: Config, catalogue: Catalogue) -> None:
+    def __init__(self, config: InBatchConfig, catalogue: Catalogue) -> None:
         super().__init__(config, catalogue)
         # An item that was never a positive can't be drawn; log 0 = -inf adds nothing to a pooled count.
         self.register_buffer("log_probability_N", catalogue.target_probability_N.log(), persistent=False)

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from esans.config import PositiveInt, config
 from esans.negatives.base import Batch, Negatives, Sampler
+from esans.negatives.config import UniformConfig
 
 
 class Uniform(Sampler):
@@ -17,16 +17,9 @@ class Uniform(Sampler):
     One row of draws per example, or one pool for the whole batch, which encodes fewer items but correlates the negatives.
     """
 
-    @config
-    class Config(Sampler.Config):
-        """Keys of a `uniform` group."""
+    Config = UniformConfig
 
-        num_negatives: PositiveInt = 64
-        """Draws per example, or per batch when `shared`."""
-        shared: bool = False
-        """One pool for the whole batch."""
-
-    config: Config
+    config: UniformConfig
 
     def propose(self, batch: Batch, user_BD: Tensor, generator: Generator) -> Negatives:
         """Draw ids with replacement."""

@@ -102,7 +102,7 @@ class TrainConfig:
 
     def resolve_groups(self) -> None:
         """Fill the defaults of every negative group in. Raises ConfigError naming the group and the key."""
-        # Samplers are torch modules that bring their own Config; imported last, so that other errors show at once.
+        # A sampler that brings its own Config is a torch module: loaded last, so that other errors show at once.
         from esans.negatives.registry import resolve
 
         self.negatives = resolve(self.negatives)

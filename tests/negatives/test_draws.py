@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
+from esans.config import config as config_section
 from esans.errors import ConfigError
 from esans.negatives.base import Batch, Sampler
 from esans.negatives.clusters import draw_clusters, draw_hard, first_of_each, hard_pool_sizes
-from esans.negatives.registry import build_samplers, known_samplers, resolve
+from esans.negatives.config import CONFIGS, SamplerConfig
+from esans.negatives.registry import build_samplers, known_samplers, resolve, sampler_class
 from esans.negatives.tables import Catalogue, ClusterTables
 from tests.negatives.conftest import generator_of, make_batch, make_clusters
 
@@ -176,3 +181,45 @@ def test_a_wrong_key_of_a_sampler_names_the_group_and_the_key() -> None:
 def test_mixing_bounds_out_of_order_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"train\.negatives\.0: mix_high = 0\.1 is below mix = 0\.3"):
         resolve([{"sampler": "hard", "mix": 0.3, "mix_high": 0.1}])
+
+
+def test_wrong_keys_of_the_projects_own_samplers_are_named_before_torch_is_loaded() -> None:
+    groups = [{"sampler": "hard", "mix": 3}, {"sampler": "unifrom"}, {"sampler": "uniform", "nmu": 1}]
+    for group in groups:
+        code = f"""
+import sys
+from esans.errors import ConfigError
+from esans.negatives.registry import resolve
+try:
+    resolve([{group!r}])
+except ConfigError as error:
+    print(error)
+print("torch" in sys.modules)
+"""
+        lines = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+        assert lines[0].startswith("train.negatives")
+        assert lines[-1] == "False"
+
+
+def test_every_config_belongs_to_the_sampler_of_its_file() -> None:
+    for name, config in CONFIGS.items():
+        assert sampler_class(name).Config is config
+    assert known_samplers() == sorted(CONFIGS)
+
+
+class Brought(Sampler):
+    """A sampler from outside the project, with a Config of its own."""
+
+    @config_section
+    class Config(SamplerConfig):
+        """Its keys."""
+
+        depth: int = 3
+        """How deep."""
+
+
+def test_a_sampler_from_outside_brings_its_own_keys() -> None:
+    name = f"{__name__}:Brought"
+    assert resolve([{"sampler": name}]) == [{"sampler": name, "depth": 3}]
+    with pytest.raises(ConfigError, match=r"train\.negatives\.0\.dept: unknown key\. Did you mean 'depth'"):
+        resolve([{"sampler": name, "dept": 1}])
