@@ -21,6 +21,7 @@ TEXT = "text"  # string, what the text encoder reads
 TEXT_VECTOR = "text_vector"  # array<float>, ready embedding
 IMAGE_VECTOR = "image_vector"  # array<float>, ready embedding
 AVAILABLE = "available"  # boolean, may be recommended
+SIDE_PREFIX = "side_"  # side_<name>: string or double in prepare, int codes in features
 
 # Histories and popularity
 HISTORY = "history"  # array<long> in prepare (oldest first); array<int> padded at the left with PADDING in shards

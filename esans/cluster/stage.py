@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from esans.bundle import BundleWriter
-from esans.columns import ITEM_IDX
+from esans.columns import ITEM_IDX, SIDE_PREFIX
 from esans.errors import DataError
 from esans.progress import say, spark_step
 from esans.stage import Inputs, Stage
@@ -95,7 +95,7 @@ class Cluster(Stage):
         if name not in side:
             known = ", ".join(side) or "none"
             raise DataError(f"cluster.category = {name!r}: there is no such side column. Configured in prepare.items.side: {known}.")
-        return f"side_{name}"
+        return SIDE_PREFIX + name
 
 
 def _summary(figures: dict[str, float], least: int, unassigned: int) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from esans.columns import ITEM_IDX
+from esans.columns import ITEM_IDX, SIDE_PREFIX
 from esans.features.config import SideConfig
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-PREFIX = "side_"
 CATEGORY, NUMBER = "category", "number"
 _ACCURACY = 10_000
 
@@ -27,11 +26,11 @@ def side_codes(items: DataFrame, kinds: Mapping[str, str], config: SideConfig) -
     Returns:
         item_idx and one int column `side_<name>` each, and name -> cardinality (codes lie in [0, cardinality)).
     """
-    codes, cardinality = items.select(ITEM_IDX, *[PREFIX + name for name in kinds]), {}
+    codes, cardinality = items.select(ITEM_IDX, *[SIDE_PREFIX + name for name in kinds]), {}
     for name, kind in kinds.items():
         encode = _categories if kind == CATEGORY else _numbers
-        codes, cardinality[name] = encode(codes, PREFIX + name, config)
-    return codes.select(ITEM_IDX, *[PREFIX + name for name in kinds]), cardinality
+        codes, cardinality[name] = encode(codes, SIDE_PREFIX + name, config)
+    return codes.select(ITEM_IDX, *[SIDE_PREFIX + name for name in kinds]), cardinality
 
 
 def _categories(items: DataFrame, column: str, config: SideConfig) -> tuple[DataFrame, int]:

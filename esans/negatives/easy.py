@@ -24,9 +24,7 @@ class Easy(Sampler):
 
     def __init__(self, config: EasyConfig, catalogue: Catalogue) -> None:
         super().__init__(config, catalogue)
-        if catalogue.clusters is None:
-            raise ConfigError("train.negatives: the easy sampler needs cluster tables; run the cluster stage.")
-        self.tables = catalogue.clusters
+        self.tables = catalogue.require_clusters(self.name)
         primaries = len(self.tables.primary_count_P)
         if config.clusters >= primaries:
             raise ConfigError(

@@ -7,7 +7,6 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from esans.errors import ConfigError
 from esans.negatives.base import Batch, Context, Negatives, Sampler, Terms
 from esans.negatives.clusters import draw_hard, first_of_each, hard_pool_sizes
 from esans.negatives.config import HardConfig
@@ -26,9 +25,7 @@ class Hard(Sampler):
 
     def __init__(self, config: HardConfig, catalogue: Catalogue) -> None:
         super().__init__(config, catalogue)
-        if catalogue.clusters is None:
-            raise ConfigError("train.negatives: the hard sampler needs cluster tables; run the cluster stage.")
-        self.tables = catalogue.clusters
+        self.tables = catalogue.require_clusters(self.name)
 
     def propose(self, batch: Batch, user_BD: Tensor, generator: Generator) -> Negatives:
         """Draw (B, num_negatives) ids; masked: known ones, repeats in the row, positives without a pool."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from esans.errors import ConfigError
+
 
 @dataclass
 class ClusterTables:
@@ -57,3 +59,9 @@ class Catalogue:
     target_probability_N: Tensor
     """Share of each item among the positives of the training examples."""
     clusters: ClusterTables | None = None
+
+    def require_clusters(self, sampler: str) -> ClusterTables:
+        """The cluster tables. Raises ConfigError naming the sampler that cannot do without them."""
+        if self.clusters is None:
+            raise ConfigError(f"train.negatives: the {sampler} sampler needs cluster tables; run the cluster stage.")
+        return self.clusters

@@ -194,7 +194,7 @@ def _typed(joined: DataFrame, config: ItemsConfig) -> tuple[dict[str, Column], l
             value_problems.append(R.problem(prefix + R.NOT_A_NUMBER, side.column, bad))
         else:
             value = _category(joined, side.column, key)
-        typed[f"side_{name}"] = value
+        typed[C.SIDE_PREFIX + name] = value
     return typed, problems, soft
 
 

@@ -39,7 +39,7 @@ def side_codes(features: Bundle) -> tuple[Tensor | None, list[int]]:
     if not sizes:
         return None, []
     table, num_items = features.table("side"), features.facts["num_items"]
-    codes = [table.dense(c.ITEM_IDX, f"side_{name}", num_items, dtype=np.int64) for name in sizes]
+    codes = [table.dense(c.ITEM_IDX, c.SIDE_PREFIX + name, num_items, dtype=np.int64) for name in sizes]
     return torch.from_numpy(np.stack(codes, axis=1)), list(sizes.values())
 
 

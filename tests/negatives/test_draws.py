@@ -223,3 +223,10 @@ def test_a_sampler_from_outside_brings_its_own_keys() -> None:
     assert resolve([{"sampler": name}]) == [{"sampler": name, "depth": 3}]
     with pytest.raises(ConfigError, match=r"train\.negatives\.0\.dept: unknown key\. Did you mean 'depth'"):
         resolve([{"sampler": name, "dept": 1}])
+
+
+@pytest.mark.parametrize("name", ["easy", "hard"])
+def test_a_semantic_sampler_without_cluster_tables_says_which_stage_is_missing(name: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        sampler(name, Catalogue(3, torch.full((3,), 1 / 3)))
+    assert str(error.value) == f"train.negatives: the {name} sampler needs cluster tables; run the cluster stage."
