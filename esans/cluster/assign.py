@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from esans.cluster.codebook import Codebooks, Primaries
 from esans.cluster.repair import Sample
+from esans.codebooks.codebook import Codebooks, Primaries
 from esans.columns import ITEM_IDX, MEAN, PRIMARY, SECONDARY, UNASSIGNED
 
 if TYPE_CHECKING:

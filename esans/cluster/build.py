@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from esans.cluster.assign import assign_codes, count_primaries, draw_sample
-from esans.cluster.codebook import Codebooks, Primaries, residuals
 from esans.cluster.config import ClusterConfig
-from esans.cluster.fit import kmeans
 from esans.cluster.repair import Repair, Repairs, Sample
-from esans.cluster.rule import Sizes, decide
 from esans.cluster.tables import Cells, count_cells
+from esans.codebooks.codebook import Codebooks, Primaries, residuals
+from esans.codebooks.kmeans import kmeans
+from esans.codebooks.sizes import Sizes
 from esans.columns import ITEM_IDX, MEAN
 from esans.progress import say, spark_step
 
@@ -50,7 +50,7 @@ def build(vectors: DataFrame, modalities: list[str], assigned: int, num_items: i
         DataError: there are too few items, or the least size cannot be met.
     """
     spark, batch = vectors.sparkSession, config.assign_batch
-    sizes = decide(assigned, config)
+    sizes = config.sizes(assigned)
     with spark_step(spark, "sample for the codebooks"):
         sample = draw_sample(vectors.select(ITEM_IDX, *modalities, MEAN), modalities, assigned, config.kmeans.max_training_vectors, seed)
     say(f"  {sizes.primary} primaries x {sizes.secondary} secondaries to fit on {len(sample.item):,} of {assigned:,} items")

@@ -6,23 +6,11 @@ from typing import Annotated
 
 from pydantic import Field
 
+from esans.codebooks.config import KMeansConfig
+from esans.codebooks.sizes import Sizes, decide
 from esans.config import PositiveFloat, PositiveInt, Runtime, config, section
 
 MODES = ("kmeans",)
-
-
-@config
-class KMeansConfig:
-    """How codebooks are fitted."""
-
-    max_training_vectors: Annotated[int, Field(ge=100)] = 200_000
-    """Items sampled to the driver: each takes (modalities + 1) x align.dim x 4 bytes. At least 100."""
-    iterations: PositiveInt = 25
-    """Lloyd iterations. At least 1."""
-    restarts: PositiveInt = 1
-    """Independent starts; the one with the least distortion is kept. At least 1."""
-    spherical: bool = False
-    """Scale primary centroids to unit norm."""
 
 
 @config
@@ -87,3 +75,7 @@ class ClusterConfig:
     def least(self) -> int:
         """Items that every primary must hold."""
         return max(self.min_cluster_size, self.m_o)
+
+    def sizes(self, items: int) -> Sizes:
+        """K1 and K2 for so many items that have a vector. Raises DataError when they are too few."""
+        return decide(items, self.least, self.m_c + 1, self.repair.largest, self.num_primary, self.num_secondary)

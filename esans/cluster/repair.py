@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from esans.cluster.codebook import Primaries, nearest
 from esans.cluster.config import ClusterConfig
-from esans.cluster.fit import kmeans
-from esans.cluster.rule import Sizes
+from esans.codebooks.codebook import Primaries, nearest
+from esans.codebooks.kmeans import kmeans
+from esans.codebooks.sizes import Sizes
 from esans.errors import DataError
 
 _FORCED_ROUNDS = 6

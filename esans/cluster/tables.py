@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from esans.cluster.codebook import Primaries
+from esans.codebooks.codebook import Primaries
 from esans.columns import CENTROID, COUNT, FALLBACK, ITEM_IDX, OFFSET, POSITION, PRIMARY, PROBABILITIES, SECONDARY, UNASSIGNED
 
 if TYPE_CHECKING:

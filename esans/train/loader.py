@@ -12,8 +12,8 @@ import torch
 
 from esans import columns as c
 from esans.negatives.base import Batch
+from esans.petastorm_reader import read_files
 from esans.table import Table
-from esans.train.petastorm_reader import read_files
 from esans.train.plan import EpochPlan, Interval, Window, split, steps_per_epoch
 
 _COLUMNS = (c.USER_IDX, c.HISTORY, c.TARGET, c.WEIGHT, c.KNOWN)

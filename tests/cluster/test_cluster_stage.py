@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from esans.cluster.codebook import nearest, residuals
 from esans.cluster.stage import Cluster
+from esans.codebooks.codebook import nearest, residuals
 from esans.config import build
 from esans.errors import ConfigError, DataError
 from esans.settings import Settings

@@ -6,11 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esans.cluster.codebook import Primaries
 from esans.cluster.config import ClusterConfig
-from esans.cluster.fit import kmeans
 from esans.cluster.repair import Repair, Sample
-from esans.cluster.rule import decide
+from esans.codebooks.codebook import Primaries
+from esans.codebooks.kmeans import kmeans
 from esans.config import build
 from esans.errors import DataError
 
@@ -34,7 +33,7 @@ def points(kind: str, n: int, seed: int) -> np.ndarray:
 
 def repaired(mean: np.ndarray, config: ClusterConfig, seed: int = 0, share: float = 1.0) -> tuple[Primaries, np.ndarray, Repair]:
     n, item = len(mean), np.arange(len(mean))
-    sizes = decide(n, config)
+    sizes = config.sizes(n)
     part = np.random.default_rng(seed).random(n) < share
     repair = Repair(Sample(item[part], mean[part][:, None], mean[part]), sizes, config, seed)
     start = Primaries.plain(kmeans(mean[part], sizes.primary, config.kmeans, seed))
@@ -82,7 +81,7 @@ def test_identical_items_are_shared_out_and_the_report_says_so():
 
 def test_too_few_items_say_what_to_lower():
     with pytest.raises(DataError) as error:
-        decide(1, ClusterConfig())
+        ClusterConfig().sizes(1)
     assert str(error.value) == (
         "cluster: 1 items have a vector, and 3 primaries of at least 20 items need 60.\n"
         "Lower cluster.min_cluster_size (and m_c, m_o, n_h), or bring more items; methods without clusters need none of this."
@@ -92,7 +91,7 @@ def test_too_few_items_say_what_to_lower():
 @settings(deadline=None)
 @given(n=st.integers(60, 10_000_000), k=st.none() | st.integers(3, 5_000))
 def test_the_rule_leaves_room_for_the_least_size(n, k):
-    sizes = decide(n, build(ClusterConfig, {"num_primary": k}))
+    sizes = build(ClusterConfig, {"num_primary": k}).sizes(n)
     assert sizes.primary >= 3
     assert sizes.primary * 20 <= n
     assert 2 <= sizes.secondary <= 256
@@ -100,5 +99,5 @@ def test_the_rule_leaves_room_for_the_least_size(n, k):
 
 
 def test_ten_million_items_get_about_three_thousand_primaries():
-    sizes = decide(10_000_000, ClusterConfig())
+    sizes = ClusterConfig().sizes(10_000_000)
     assert (sizes.primary, sizes.secondary) == (3162, 56)

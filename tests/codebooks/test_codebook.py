@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esans.cluster.codebook import Primaries, mix, nearest, residuals
+from esans.codebooks.codebook import Primaries, mix, nearest, residuals
 
 
 @settings(deadline=None)

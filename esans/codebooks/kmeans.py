@@ -1,10 +1,10 @@
-"""Fit codebooks with faiss on a bounded sample (mode `kmeans`)."""
+"""Fit codebooks with faiss on a bounded sample."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from esans.cluster.config import KMeansConfig
+from esans.codebooks.config import KMeansConfig
 
 
 def kmeans(vectors: np.ndarray, k: int, config: KMeansConfig, seed: int, *, spherical: bool = False) -> np.ndarray:
