@@ -4,35 +4,40 @@
 export PYTHON
 PY := .venv/bin/python
 TESTS ?=
+# What `make setup` installs of setup.cfg's extras. A GPU machine: make setup EXTRAS=gpu,encoders
+EXTRAS ?= cpu
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup quickstart test lint unit integration format mlflow package clean distclean
+.PHONY: help setup develop quickstart test lint unit integration format mlflow package clean distclean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 setup: ## Make .venv, install the project, find or get Java
-	@sh tools/setup.sh
+	@sh tools/setup.sh --extras $(EXTRAS)
+
+develop: ## The same with the encoders and what tests need
+	@sh tools/setup.sh --extras cpu,dev,encoders
 
 quickstart: setup ## Run the whole chain on the bundled shop data and print the table of methods
 	@$(PY) jobs/pipeline.py --config conf/quickstart.yaml
 
 test: lint unit integration ## Lint, types, floors, unit tests, then tests with real components
 
-lint: setup ## ruff, mypy on esans/, import floors
+lint: develop ## ruff, mypy on esans/, import floors
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	.venv/bin/lint-imports --no-logo
 
-unit: setup ## Fast tests (TESTS=tests/prepare picks some)
+unit: develop ## Fast tests (TESTS=tests/prepare picks some)
 	$(PY) -m pytest -m "not integration" $(TESTS)
 
-integration: setup ## A real Spark cluster, a real MLflow server, killed processes
+integration: develop ## A real Spark cluster, a real MLflow server, killed processes
 	$(PY) -m pytest -m integration tests
 
-format: setup ## Put the code into its one format
+format: develop ## Put the code into its one format
 	$(PY) -m ruff check --fix --select I .
 	$(PY) -m ruff format .
 

@@ -41,7 +41,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (venv / "bin" / "python").symlink_to(sys.executable)
     put(tmp_path, "pyarrow", "14.0.2")
     put(tmp_path, "faiss_cpu", "1.15.1")
-    bootstrap.STAMP.write_text(bootstrap._key("cpu"))
+    bootstrap.STAMP.write_text(bootstrap._stamp("cpu,dev"))
     return tmp_path
 
 

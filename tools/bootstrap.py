@@ -40,7 +40,7 @@ _SHOWN = re.compile(r"Collecting |Downloading .*[MG]B\)|Building |Installing |Su
 def main() -> int:
     """Bring the clone's environment up to date; 0 when everything needed is there."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--extras", default="cpu,dev", help="extras of setup.cfg to install: cpu or gpu, dev, encoders")
+    parser.add_argument("--extras", default="cpu", help="extras of setup.cfg to install: cpu or gpu, dev, encoders")
     parser.add_argument("--no-java", action="store_true", help="leave Java out (lint needs none)")
     options = parser.parse_args()
     if not _installed(options.extras) and not _install(options.extras):
@@ -55,10 +55,15 @@ def say(message: str) -> None:
     print(f"[{time.monotonic() - _STARTED:6.1f} s] {message}", flush=True)
 
 
-def _key(extras: str) -> str:
+def _stamp(extras: str) -> str:
+    """What an installation was made from, and below it the extras, a line each."""
     parts = [(ROOT / name).read_bytes() for name in ("setup.cfg", "pyproject.toml")]
-    parts += [_venv_version().encode(), extras.encode(), str(ROOT).encode()]
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+    parts += [_venv_version().encode(), str(ROOT).encode()]
+    return "\n".join([hashlib.sha256(b"\0".join(parts)).hexdigest(), *sorted(_split(extras))])
+
+
+def _split(extras: str) -> set[str]:
+    return {extra.strip() for extra in extras.split(",")}
 
 
 def _venv_version() -> str:
@@ -74,7 +79,11 @@ def _venv_version() -> str:
 
 def _installed(extras: str) -> bool:
     """Whether the stamp is current and no pinned package was changed by hand since."""
-    if not STAMP.is_file() or STAMP.read_text() != _key(extras):
+    if not STAMP.is_file():
+        return False
+    made_from, *present = STAMP.read_text().split("\n")
+    # More than what is asked for does no harm: `make quickstart` after `make test` installs nothing.
+    if made_from != _stamp(extras).partition("\n")[0] or not _split(extras) <= set(present):
         return False
     wrong = _wrong_pin(extras)
     if wrong:
@@ -111,7 +120,7 @@ def _install(extras: str) -> bool:
         print(f"error: pip failed; the whole output is in {LOG}. Its end:", file=sys.stderr)
         print("".join(LOG.read_text().splitlines(keepends=True)[-25:]), file=sys.stderr)
         return False
-    STAMP.write_text(_key(extras))
+    STAMP.write_text(_stamp(extras))
     say("installed")
     return True
 
