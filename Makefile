@@ -35,7 +35,7 @@ unit: develop ## Fast tests (TESTS=tests/prepare picks some)
 	$(PY) -m pytest -m "not integration" $(TESTS)
 
 integration: develop ## A real Spark cluster, a real MLflow server, killed processes
-	$(PY) -m pytest -m integration tests
+	$(PY) -m pytest -m integration -n 2 --dist loadfile tests
 
 format: develop ## Put the code into its one format
 	$(PY) -m ruff check --fix --select I .
