@@ -1,0 +1,155 @@
+"""docs/msac.md: the comparison of clusterings as tables and pictures, written by benchmarks.msac_quality."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from esans.bundle import Bundle
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Scores = Mapping[str, Mapping[str, list[float]]]
+_COLUMNS = {
+    "purity": "genre purity",
+    "nmi": "NMI with genres",
+    "behaviour": "behaviour inside",
+    "average": "purity and behaviour, averaged",
+    "later": "later films inside",
+}
+_FIGURES = {
+    "primaries": "primaries",
+    "cells": "cells",
+    "utilisation.primary": "utilisation of primaries",
+    "utilisation.cell": "utilisation of cells",
+    "entropy_ratio": "entropy ratio",
+    "gini": "Gini",
+    "largest_over_mean": "largest over mean size",
+    "category.purity": "genre purity, own sizes",
+    "coherence.graph_lift": "graph inside, times chance",
+    "false_negatives.easy_vs_uniform": "false negatives: easy over uniform",
+    "false_negatives.hard_vs_uniform": "false negatives: hard over uniform",
+    "false_negatives.popularity_vs_uniform": "false negatives: popularity over uniform",
+}
+
+
+def write_report(
+    docs: Path, command: str, scores: Scores, clusters: Mapping[str, Bundle], stability: Mapping[str, float], seeds: int
+) -> None:
+    """Write the page and its pictures."""
+    pictures = docs / "images"
+    pictures.mkdir(parents=True, exist_ok=True)
+    comparison_figure(scores).savefig(pictures / "msac_comparison.png", dpi=110)
+    lines = [
+        "# Do the clusters mean anything?",
+        "",
+        f"Written by `{command}`; every number on this page is printed by it.",
+        "",
+        "Films with three real modalities: text (title and plot, never the genres), poster, and who rated what (train split).",
+        "Genres judge: a film's genre is the rarest that it carries. All ways to cluster get the same number of clusters and the",
+        f"same sizes (differing by one at most). Mean over {seeds} k-means seeds, standard deviation behind it.",
+        "",
+        "- *behaviour inside*: share of the weight of the item graph inside a cluster (train events; behaviour vectors have seen it).",
+        "- *later films inside*: share of pairs (one of a person's last 20 train films, that person's validation film) inside a",
+        "  cluster, which no vector has seen.",
+        "",
+        *_scores_table(scores),
+        "",
+        "![clusterings compared](images/msac_comparison.png)",
+        "",
+        "## As built: `kmeans` against `vq`",
+        "",
+        *_builds_table(clusters),
+        "",
+        *_curve_section(clusters["kmeans"], pictures),
+        "## Stability",
+        "",
+        "Adjusted Rand index of the primaries after 5 % of the interactions are taken away and everything is built again:",
+        "",
+        *[f"- {name}: {value:.3f}" for name, value in stability.items()],
+        "",
+    ]
+    (docs / "msac.md").write_text("\n".join(lines))
+
+
+def _scores_table(scores: Scores) -> list[str]:
+    head = ["clusters from", *_COLUMNS.values()]
+    rows = [
+        [name, *(f"{np.mean(found[column]):.3f} ± {np.std(found[column]):.3f}" for column in _COLUMNS)]
+        for name, found in sorted(scores.items(), key=lambda pair: float(np.mean(pair[1]["average"])))
+    ]
+    return _markdown(head, rows)
+
+
+def _builds_table(clusters: Mapping[str, Bundle]) -> list[str]:
+    rows = [
+        [words, *(f"{bundle.figures[name]:.3f}" if name in bundle.figures else "" for bundle in clusters.values())]
+        for name, words in _FIGURES.items()
+    ]
+    return _markdown(["", *clusters], rows)
+
+
+def _curve_section(cluster: Bundle, pictures: Path) -> list[str]:
+    curve = read_curve(cluster)
+    if not curve:
+        return []
+    price_figure(curve).savefig(pictures / "msac_price.png", dpi=110)
+    rows = [[f"{point['temperature']:g}", f"{point['hardness']:.3f}", f"{point['easy_vs_uniform']:.2f}"] for point in curve]
+    return [
+        "## The price of hardness",
+        "",
+        "Easy draws at other temperatures T_c: the colder, the nearer the clusters, the harder the negatives, and the more of them",
+        "are films that the same person goes on to watch. There is no threshold; this is the trade.",
+        "",
+        *_markdown(["T_c", "mean cosine of anchor and easy negative", "false negatives over uniform"], rows),
+        "",
+        "![false negatives against hardness](images/msac_price.png)",
+        "",
+    ]
+
+
+def _markdown(head: list[str], rows: list[list[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] + ["--:"] * (len(head) - 1), *rows)]
+
+
+def comparison_figure(scores: Scores) -> Figure:
+    """Genre purity against behaviour coherence, one point a method."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.subplots()
+    for name, found in scores.items():
+        x, y = np.mean(found["behaviour"]), np.mean(found["purity"])
+        axes.errorbar(x, y, xerr=np.std(found["behaviour"]), yerr=np.std(found["purity"]), fmt="o")
+        axes.annotate(name, (x, y), xytext=(6, 4), textcoords="offset points")
+    axes.set(xlabel="share of the item graph inside a cluster", ylabel="genre purity", title="equal K, equal sizes")
+    axes.margins(0.2)
+    return figure
+
+
+def read_curve(cluster: Bundle) -> list[dict[str, float]]:
+    """Points of easy draws over T_c from the cluster stage's quality.json."""
+    with cluster.local("quality.json") as path:
+        return list(json.loads(path.read_text()).get("curve", []))
+
+
+def price_figure(curve: list[dict[str, float]]) -> Figure:
+    """False-negative rate of easy draws over that of uniform ones, against how hard the draws are, over T_c."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([point["hardness"] for point in curve], [point["easy_vs_uniform"] for point in curve], "o-")
+    for point in curve:
+        axes.annotate(
+            f"T_c {point['temperature']:g}", (point["hardness"], point["easy_vs_uniform"]), xytext=(5, 5), textcoords="offset points"
+        )
+    axes.axhline(1, color="grey", linestyle=":", label="uniform draws")
+    axes.set(xlabel="mean cosine of anchor and easy negative", ylabel="false negatives over uniform")
+    axes.legend()
+    return figure
