@@ -17,5 +17,9 @@ class BundleError(EsansError):
     """A bundle is missing, unfinished or not what its reader asked for."""
 
 
+class GateError(EsansError):
+    """A quality figure is out of its bounds; the message names figure, value, bound, key and what to try."""
+
+
 class EnvironmentProblem(EsansError):
     """The machine lacks something that the project needs, or has a version that does not work."""

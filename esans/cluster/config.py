@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from esans.cluster.config_quality import GateConfig, QualityConfig
 from esans.codebooks.config import KMeansConfig
 from esans.codebooks.sizes import Sizes, decide
 from esans.config import PositiveFloat, PositiveInt, Runtime, config, section
@@ -53,6 +54,10 @@ class ClusterConfig:
     """How clusters that break the guarantees are mended."""
     category: str | None = None
     """Name of a side column (prepare.items.side) to judge purity by; null reports none."""
+    quality: QualityConfig = section(QualityConfig)
+    """What the report measures beside sizes, agreement and coherence."""
+    gate: Annotated[GateConfig, Runtime] = section(GateConfig)
+    """Bounds on figures of the report that stop the pipeline before anything is trained."""
     previous: str | None = None
     """URI of an earlier cluster bundle to compare with (adjusted Rand index); null compares with none."""
     assign_batch: Annotated[PositiveInt, Runtime] = 4_096

@@ -78,13 +78,17 @@ def transitions(apart: np.ndarray, temperature: float) -> np.ndarray:
     Distances beyond the nearest plus 80 T_c count as that: in float32 the probability stays above 0, so that drawing
     without replacement never runs out of primaries.
 
+    Args:
+        apart: rows of `distances`, all or some; infinite where a primary meets itself.
+        temperature: T_c.
+
     Returns:
-        (K1, K1) float32, rows sum to 1, 0 on the diagonal.
+        float32 of that shape, rows sum to 1, 0 where a primary meets itself.
     """
     logits = -apart / temperature
     logits = np.maximum(logits - logits.max(axis=1, keepdims=True), -_LARGEST_GAP)
     weights = np.exp(logits)
-    np.fill_diagonal(weights, 0)
+    weights[np.isinf(apart)] = 0
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 

@@ -23,6 +23,9 @@ class RecordingRun:
     def __init__(self) -> None:
         self.logged: list[tuple[int, dict[str, float]]] = []
         self.figures: list[str] = []
+        self.texts: dict[str, str] = {}
+        self.run_id = "recorded"
+        self.tracking_uri = "recorded"
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         self.logged.append((step, dict(values)))
@@ -30,6 +33,9 @@ class RecordingRun:
     def figure(self, figure: Any, path: str) -> None:
         figure.savefig(Path("/dev/null"), format="png")
         self.figures.append(path)
+
+    def text(self, text: str, path: str) -> None:
+        self.texts[path] = text
 
 
 def run_stage(cls: type[Stage], folder: Path, inputs: Mapping[str, Bundle], seed: int = 0, **section: Any) -> Bundle:
