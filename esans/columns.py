@@ -20,6 +20,8 @@ TITLE = "title"  # string, shown to people in reports
 TEXT = "text"  # string, what the text encoder reads
 TEXT_VECTOR = "text_vector"  # array<float>, ready embedding
 IMAGE_VECTOR = "image_vector"  # array<float>, ready embedding
+IMAGE = "image"  # binary, an encoded picture as its file holds it
+IMAGE_URI = "image_uri"  # string, where such a file lies
 AVAILABLE = "available"  # boolean, may be recommended
 SIDE_PREFIX = "side_"  # side_<name>: string or double in prepare, int codes in features
 

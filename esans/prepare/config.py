@@ -89,6 +89,8 @@ class ItemColumns:
     """Ready text embedding: an array of numbers of one length."""
     image_vector: str | None = None
     """Ready image embedding: an array of numbers of one length."""
+    image: str | None = None
+    """The picture for the image encoder: its bytes (a binary column: JPEG, PNG and the like), or a URI of them (text)."""
     available: str | None = None
     """Whether the item may be recommended: a boolean, 0/1, or true/false as text."""
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from esans import columns as C
 from esans.errors import DataError
+from esans.prepare import images
 from esans.prepare import rejects as R
 from esans.prepare.config import ItemsConfig
 from esans.prepare.sources import (
@@ -36,7 +37,7 @@ def uses(config: ItemsConfig) -> list[tuple[str, str]]:
     names = config.columns
     text = [names.text] if isinstance(names.text, str) else names.text or []
     found = [(f"{_KEY}.columns.text", name) for name in text]
-    for field in (C.TITLE, C.TEXT_VECTOR, C.IMAGE_VECTOR, C.AVAILABLE):
+    for field in (C.TITLE, C.TEXT_VECTOR, C.IMAGE_VECTOR, C.IMAGE, C.AVAILABLE):
         name = getattr(names, field)
         if name is not None:
             found.append((f"{_KEY}.columns.{field}", name))
@@ -49,7 +50,7 @@ def _mapped(config: ItemsConfig) -> dict[str, str]:
 
 
 def join_extras(items: DataFrame, extras: dict[str, DataFrame], config: ItemsConfig) -> DataFrame:
-    """(item_id raw, every mapped column by its own name, __available) with the extra tables joined on their item id.
+    """(item_id raw, every mapped column by its own name, __available, __image) with the extra tables joined on their item id.
 
     A column may be written `name.column` to say which extra table it comes from.
 
@@ -63,17 +64,21 @@ def join_extras(items: DataFrame, extras: dict[str, DataFrame], config: ItemsCon
     for name, extra in extras.items():
         require_columns(extra, [(f"{_KEY}.extra.{name}.item_id", config.extra[name].item_id)], f"items.extra.{name}")
     home = {name: _home(name, key, items, extras) for name, key in _mapped(config).items()}
+    # A picture has a stand-in; its column comes along only where it means something else too (a URI shown as a title, say).
+    other = {name for key, name in uses(config) if key != images.CONFIG_KEY}
     available = (
         sql_condition(items, config.available_where, f"{_KEY}.available_where") if config.available_where else F.lit(None).cast("boolean")
     )
     joined = items.select(
         as_id(items, id_column, NAME, f"{_KEY}.columns.item_id").alias(C.ITEM_ID),
-        *[column(name).alias(name) for name, (table, _) in home.items() if table is None and name != C.ITEM_ID],
+        *[column(name).alias(name) for name, (table, _) in home.items() if table is None and name != C.ITEM_ID and name in other],
+        *_image_stand_in(items, None, home, config),
         available.alias("__available"),
     )
     for extra_name, extra in extras.items():
         label, key = f"items.extra.{extra_name}", f"{_KEY}.extra.{extra_name}.item_id"
-        wanted = [column(raw).alias(name) for name, (table, raw) in home.items() if table == extra_name]
+        wanted = [column(raw).alias(name) for name, (table, raw) in home.items() if table == extra_name and name in other]
+        wanted += _image_stand_in(extra, extra_name, home, config)
         if not wanted:
             raise DataError(
                 f"{label}: none of its columns is mapped. Name one under prepare.items.columns or prepare.items.side, "
@@ -83,6 +88,22 @@ def join_extras(items: DataFrame, extras: dict[str, DataFrame], config: ItemsCon
         rows = rows.where(F.col(C.ITEM_ID).isNotNull())
         joined = joined.join(_one_each(rows), C.ITEM_ID, "left")
     return joined
+
+
+def _image_stand_in(table: DataFrame, place: str | None, home: dict[str, tuple[str | None, str]], config: ItemsConfig) -> list[Column]:
+    found = home[config.columns.image] if config.columns.image is not None else None
+    return [images.stand_in(table, found[1])] if found is not None and found[0] == place else []
+
+
+def image_source(items: DataFrame, extras: dict[str, DataFrame], config: ItemsConfig) -> DataFrame | None:
+    """(item_id, image or image_uri, its hash) of the table that holds the pictures; None where they are not mapped."""
+    if config.columns.image is None:
+        return None
+    place, raw = _home(config.columns.image, images.CONFIG_KEY, items, extras)
+    if place is None:
+        return images.source(items, raw, as_id(items, config.columns.item_id, NAME, f"{_KEY}.columns.item_id"))
+    label, id_column = f"items.extra.{place}", config.extra[place].item_id
+    return images.source(extras[place], raw, as_id(extras[place], id_column, label, f"{_KEY}.extra.{place}.item_id"))
 
 
 def _home(name: str, key: str, items: DataFrame, extras: dict[str, DataFrame]) -> tuple[str | None, str]:
@@ -122,7 +143,8 @@ def check_items(joined: DataFrame, config: ItemsConfig) -> R.Checked:
         joined: what `join_extras` returns.
 
     Returns:
-        Checked, whose good rows hold item_id, available, and what is mapped of title, text, text_vector, image_vector, side_*.
+        Checked, whose good rows hold item_id, available, what is mapped of title, text, text_vector, image_vector, side_*,
+        and the hash of the picture as `__image`.
 
     Raises:
         DataError: empty table, a column whose type cannot mean what it should, bad vectors under on_bad_vector=error.
@@ -181,6 +203,8 @@ def _typed(joined: DataFrame, config: ItemsConfig) -> tuple[dict[str, Column], l
         if name is not None:
             require_vector(type_of(joined, name), name, f"{_KEY}.columns.{vector}")
             typed[vector] = column(name).cast("array<float>")
+    if names.image is not None:
+        typed[images.STAND_IN] = F.col(images.STAND_IN).getField("hash")
     available = F.col("__available")
     if names.available is not None:
         available, bad = _truth(joined, names.available)
@@ -250,6 +274,9 @@ def _row_json(joined: DataFrame, config: ItemsConfig) -> Column:
     shown: list[Column] = [F.col(C.ITEM_ID).alias(config.columns.item_id)]
     for name in _mapped(config):
         if name in (C.ITEM_ID, config.columns.item_id):
+            continue
+        if name == config.columns.image and name not in joined.columns:
+            shown.append(F.col(images.STAND_IN).getField("shown").alias(name))
             continue
         kind = type_of(joined, name)
         if isinstance(kind, ArrayType | BinaryType):

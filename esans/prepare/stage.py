@@ -49,6 +49,9 @@ class Prepare(Stage):
         self._tell(items)
         with spark_step(spark, "write items"):
             item_map = tables.write_items(out, items.good, old_items, spark)
+        if raw.images is not None:
+            with spark_step(spark, "write images"):
+                out.report({"num_images": tables.write_images(out, raw.images, items.good, item_map, str(config.items.columns.image))})
         with spark_step(spark, "check interactions"):
             catalogue = item_map.frame.join(items.good.select(C.ITEM_ID), C.ITEM_ID, "left_semi")
             checked = check_interactions(raw.interactions, config.interactions, catalogue, orders=config.split.method == "last_basket")

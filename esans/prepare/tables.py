@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from esans import columns as C
 from esans.bundle import Bundle, BundleWriter
 from esans.errors import BundleError, DataError
+from esans.prepare import images
 from esans.prepare.histories import histories, popularity
 from esans.prepare.ids import number
 from esans.prepare.split import IS_TARGET, PART, split, with_ties
@@ -50,10 +51,28 @@ def write_items(out: BundleWriter, good: DataFrame, previous: IdMap | None, spar
         raise DataError(
             f"items: {size} item is left after the checks, and retrieval needs at least 2. Check prepare.items.path and the rejected rows."
         )
-    rows = numbered.join(good, C.ITEM_ID, "left").withColumn(C.AVAILABLE, F.coalesce(C.AVAILABLE, F.lit(False)))
+    rows = numbered.join(good.drop(images.STAND_IN), C.ITEM_ID, "left").withColumn(C.AVAILABLE, F.coalesce(C.AVAILABLE, F.lit(False)))
     first = [C.ITEM_IDX, C.ITEM_ID, C.AVAILABLE]
     out.write("items", rows.select(*first, *[name for name in rows.columns if name not in first]))
     return IdMap(spark.read.parquet(f"{out.data_uri}/items").select(C.ITEM_ID, C.ITEM_IDX), size)
+
+
+def write_images(out: BundleWriter, source: DataFrame, good: DataFrame, items: IdMap, name: str) -> int:
+    """Table `images`: item_idx and image (bytes) or image_uri, for items that have one. Returns its rows.
+
+    Args:
+        source: what `items.image_source` returns.
+        good: checked items, with the hash of their picture.
+        items: the id map as written.
+        name: the raw column, for messages.
+
+    Raises:
+        DataError: no item has a picture.
+    """
+    rows = out.write("images", images.of_items(source, good, items.frame)).rows
+    if not rows:
+        raise DataError(f"items: column {name!r} ({images.CONFIG_KEY}) has no value at all. Map another column, or none.")
+    return rows
 
 
 def write_users(out: BundleWriter, positives: DataFrame, previous: IdMap | None, spark: SparkSession) -> IdMap:

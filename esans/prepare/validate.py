@@ -25,6 +25,8 @@ class RawTables:
     items: DataFrame
     """Mapped item columns, extra tables joined (`items.join_extras`)."""
     interactions: DataFrame
+    images: DataFrame | None
+    """Pictures by item id, where they are mapped (`items.image_source`)."""
 
 
 def read_tables(spark: SparkSession, config: PrepareConfig) -> dict[str, DataFrame]:
@@ -48,9 +50,11 @@ def check_columns(tables: Mapping[str, DataFrame], config: PrepareConfig) -> Raw
         DataError: with a line for every column that is missing.
     """
     problems = []
-    joined = None
+    joined = pictures = None
+    extras = {name: tables[f"items.extra.{name}"] for name in config.items.extra}
     try:
-        joined = items.join_extras(tables["items"], {name: tables[f"items.extra.{name}"] for name in config.items.extra}, config.items)
+        joined = items.join_extras(tables["items"], extras, config.items)
+        pictures = items.image_source(tables["items"], extras, config.items)
     except DataError as error:
         problems.append(str(error))
     try:
@@ -59,7 +63,7 @@ def check_columns(tables: Mapping[str, DataFrame], config: PrepareConfig) -> Raw
         problems.append(str(error))
     if joined is None or problems:
         raise DataError("\n".join(problems))
-    return RawTables(joined, tables["interactions"])
+    return RawTables(joined, tables["interactions"], pictures)
 
 
 def print_report(config: PrepareConfig, spark_config: SparkConfig) -> None:
