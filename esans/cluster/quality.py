@@ -79,7 +79,8 @@ def cosine_coherence(sample: Sample, c1: np.ndarray) -> dict[str, float]:
         pairs = (counts * (counts - 1.0)).sum()
         return float(((sums**2).sum() - len(labels)) / pairs) if pairs else float("nan")
 
-    return {"coherence.cosine_within": mean_cosine(c1), "coherence.cosine_overall": mean_cosine(np.zeros(len(c1), np.int64))}
+    within, overall = mean_cosine(c1), mean_cosine(np.zeros(len(c1), np.int64))
+    return {"coherence.cosine_within": within, "coherence.cosine_overall": overall, "coherence.cosine_gap": within - overall}
 
 
 def graph_coherence(codes: DataFrame, graph: DataFrame, sizes: np.ndarray) -> dict[str, float]:

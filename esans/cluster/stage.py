@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from esans.bundle import BundleWriter
@@ -10,69 +9,76 @@ from esans.columns import ITEM_IDX, SIDE_PREFIX
 from esans.errors import DataError
 from esans.progress import say, spark_step
 from esans.stage import Inputs, Stage
+from esans.uri import join
 
 if TYPE_CHECKING:
     from esans.cluster.build import Built
+    from esans.cluster.judge import Draws
 
 
 class Cluster(Stage):
     """MSAC: two cascaded codebooks over the aligned modalities, and the tables that samplers draw from (METHOD 2)."""
 
     name = "cluster"
-    code_version = 1
+    code_version = 2
     inputs = ("align", "features", "prepare")
 
     def run(self, inputs: Inputs, out: BundleWriter) -> None:
-        """Write codes, members, cells, primaries, secondaries, transitions, prototypes and quality.json.
+        """Write codes, members, cells, primaries, secondaries, transitions, prototypes, and the report with its pages.
 
         Raises:
             DataError: too few items for the guarantees, or `category` is no side column.
+            ConfigError: quality.model is no train bundle.
+            GateError: a figure is out of the bounds of `gate`.
         """
-        from esans.cluster.build import build
+        from esans.cluster.judge import Draws, Judgement
+        from esans.cluster.previous import space_of
+        from esans.cluster.scored import open_model
 
         category, align = self._category_column(inputs), inputs["align"]
+        model = open_model(self.config.quality.model) if self.config.quality.model is not None else None
         aligned, num_items = align.table("vectors"), int(align.facts["num_items"])
-        vectors, modalities = aligned.spark(self.context.spark), list(align.facts["modalities"])
-        built = build(vectors, modalities, aligned.rows, num_items, self.config, self.context.seed)
-        figures = self._write_tables(built, out)
+        built = self._build(inputs, out)
+        draws = Draws.of(built, self.config)
+        figures = self._write_tables(built, draws, out)
         with spark_step(self.context.spark, "quality"):
             figures |= self._agreement(inputs, built, category)
-        out.report(figures)
-        with out.local("quality.json") as path:
-            path.write_text(json.dumps({"figures": figures, "sizes": built.cells.sizes.tolist()}, indent=1))
         facts = {"num_items": num_items, "unassigned": num_items - aligned.rows, "n_h": self.config.n_h}
         out.state({**facts, "num_primary": len(built.books.primaries), "num_secondary": len(built.books.secondaries)})
+        out.state({"space": space_of(align)})
         _summary(figures, self.config.least, num_items - aligned.rows)
+        Judgement(self.context, self.config, inputs, built, draws, category, model).conclude(figures, out)
         self.context.spark.catalog.clearCache()
 
-    def _write_tables(self, built: Built, out: BundleWriter) -> dict[str, float]:
+    def _build(self, inputs: Inputs, out: BundleWriter) -> Built:
+        from esans.cluster.build import Task, build
+        from esans.cluster.fit import read_trained
+        from esans.cluster.frozen import build_frozen
+        from esans.cluster.previous import open_previous
+        from esans.cluster.scan import Source
+
+        spark, align, config = self.context.spark, inputs["align"], self.config
+        source, num_items = Source.of(align.table("vectors"), align.facts["modalities"]), int(align.facts["num_items"])
+        trained = read_trained(align) if config.mode == "vq" and not config.assign_only else None
+        previous = open_previous(spark, inputs["previous"], align, source) if "previous" in inputs else None
+        task = Task(spark, source, num_items, config, self.context.seed, join(out.data_uri, "sample"), previous, trained)
+        return build_frozen(task, previous) if config.assign_only and previous is not None else build(task)
+
+    def _write_tables(self, built: Built, draws: Draws, out: BundleWriter) -> dict[str, float]:
         from esans.cluster import tables
         from esans.cluster.quality import effective_clusters, size_figures
 
         books, cells = built.books, built.cells
-        apart = tables.distances(books.primaries.centroids)
-        fallback = tables.fallbacks(cells, apart, self.config.n_h)
-        probabilities = tables.transitions(apart, self.config.transition_temperature)
-        out.write_arrow("cells", tables.cells_table(cells, fallback))
+        out.write_arrow("cells", tables.cells_table(cells, draws.fallback))
         out.write_arrow("primaries", tables.primaries_table(cells, books.primaries.centroids))
         out.write_arrow("secondaries", tables.secondaries_table(books.secondaries))
-        out.write_arrow("transitions", tables.transitions_table(probabilities))
+        out.write_arrow("transitions", tables.transitions_table(draws.probabilities))
         out.write_arrow("prototypes", tables.prototypes_table(books.primaries))
         with spark_step(self.context.spark, "codes and members"):
             out.write("codes", built.codes.orderBy(ITEM_IDX))
             out.write("members", tables.members(built.codes, cells))
-        self._plots(built, probabilities)
-        found = size_figures(cells, len(books.secondaries), fallback, built.repairs)
-        return {**found, "transition.effective_clusters": effective_clusters(probabilities)}
-
-    def _plots(self, built: Built, probabilities: Any) -> None:
-        from esans.cluster.figures import hard_pool_figure, size_figure, transition_figure
-
-        run, cells = self.context.run, built.cells
-        most = self.config.repair.largest * cells.sizes.mean()
-        run.figure(size_figure(cells, self.config.least, most), "cluster_sizes.png")
-        run.figure(hard_pool_figure(cells, self.config.n_h), "hard_pools.png")
-        run.figure(transition_figure(probabilities, self.config.transition_temperature), "transitions.png")
+        found = size_figures(cells, len(books.secondaries), draws.fallback, built.repairs) | built.figures
+        return {**found, "transition.effective_clusters": effective_clusters(draws.probabilities)}
 
     def _agreement(self, inputs: Inputs, built: Built, category: str | None) -> dict[str, float]:
         from esans.cluster.agreement import category_agreement, stability
