@@ -12,7 +12,7 @@ import numpy as np
 
 # Weights are summed as whole numbers: Spark adds in whatever order shuffles arrive, and only integers make that exact.
 UNIT = 1 << 16
-_FLUSH = 4_000_000
+_FLUSH = 2_000_000
 
 
 @dataclass
@@ -76,10 +76,15 @@ class PairCounter:
         return np.rint(np.exp2(-apart / self.half_life_seconds) * UNIT).astype(np.int64)
 
     def _sum(self, keys: list[np.ndarray], weights: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        key, weight = np.concatenate(keys), np.concatenate(weights)
-        order = np.argsort(key, kind="stable")
-        key, weight = key[order], weight[order]
-        first = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
-        total = np.add.reduceat(weight, first)
-        key, total = key[first][total > 0], total[total > 0]
+        key, total = add_up(keys, weights)
+        key, total = key[total > 0], total[total > 0]
         return key // self.num_items, key % self.num_items, total
+
+
+def add_up(keys: list[np.ndarray], weights: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Pieces of (key, weight) as rising distinct keys with their summed weights."""
+    key, weight = np.concatenate(keys), np.concatenate(weights)
+    order = np.argsort(key, kind="stable")
+    key, weight = key[order], weight[order]
+    first = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]])) if len(key) else np.empty(0, np.int64)
+    return key[first], np.add.reduceat(weight, first) if len(key) else weight

@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from esans.bundle import BundleWriter
-from esans.columns import BEHAVIOUR_MODALITY, IMAGE_MODALITY, IMAGE_VECTOR, ITEM_IDX, MODALITIES, TEXT, TEXT_MODALITY, TEXT_VECTOR, TITLE
-from esans.errors import DataError
-from esans.features.registry import AUTO, BEHAVIOUR_ENCODERS, IMAGE_ENCODERS, NONE, TEXT_ENCODERS, Interactions, Job, load
+from esans.bundle import Bundle, BundleWriter
+from esans.columns import (
+    BEHAVIOUR_MODALITY,
+    COUNT,
+    IMAGE_MODALITY,
+    IMAGE_VECTOR,
+    ITEM_IDX,
+    MODALITIES,
+    TEXT,
+    TEXT_MODALITY,
+    TEXT_VECTOR,
+    TITLE,
+)
+from esans.errors import BundleError, DataError
+from esans.features.registry import (
+    AUTO,
+    BEHAVIOUR_ENCODERS,
+    IMAGE_ENCODERS,
+    NONE,
+    TEXT_ENCODERS,
+    Interactions,
+    Job,
+    load,
+    outside,
+    packages,
+)
+from esans.features.weights import require_packages
 from esans.progress import say, spark_step
 from esans.stage import Inputs, Stage
 
@@ -17,6 +41,9 @@ if TYPE_CHECKING:
     from esans.features.vectors import Clean
 
 
+CONTENT_ENCODERS = {TEXT_MODALITY: TEXT_ENCODERS, IMAGE_MODALITY: IMAGE_ENCODERS}
+
+
 class Features(Stage):
     """Text, image and behaviour vectors per item, the item graph, and side columns as codes (METHOD 1)."""
 
@@ -24,12 +51,25 @@ class Features(Stage):
     code_version = 1
     inputs = ("prepare",)
 
+    @classmethod
+    def outside_inputs(cls, config: Any) -> dict[str, Any]:
+        """Digests of the files of model encoders. Raises ConfigError when one is not there."""
+        found = {
+            name: outside(encoders, getattr(config, name).encoder, getattr(config, name)) for name, encoders in CONTENT_ENCODERS.items()
+        }
+        return {name: identity for name, identity in found.items() if identity is not None}
+
     def run(self, inputs: Inputs, out: BundleWriter) -> None:
         """Write graph, vectors and side; behaviour and graph read the train split alone.
 
         Raises:
+            ConfigError: a package that a chosen encoder needs is not installed.
             DataError: no item has a vector in any modality, or a chosen encoder lacks its column.
         """
+        for name, encoders in CONTENT_ENCODERS.items():
+            require_packages(packages(encoders, getattr(self.config, name).encoder), getattr(self.config, name).encoder, name)
+        import numpy as np
+
         from esans.features.graph import item_graph, train_events
         from esans.features.side import side_codes
 
@@ -37,9 +77,11 @@ class Features(Stage):
         num_items = int(prepare.facts["num_items"])
         items = prepare.table("items").spark(spark)
         events = train_events(prepare.table("interactions").spark(spark))
-        found = {modality: self._encode(modality, items, num_items, out) for modality in (TEXT_MODALITY, IMAGE_MODALITY)}
+        extra = {"previous": _previous(inputs), "images": prepare.table("images").spark(spark) if prepare.has("images") else None}
+        found = {modality: self._encode(modality, items, num_items, out, **extra) for modality in (TEXT_MODALITY, IMAGE_MODALITY)}
         with spark_step(spark, "item graph"):
-            graph = out.write("graph", item_graph(events, num_items, self.config.behaviour.graph)).spark(spark)
+            count = partial(prepare.table("popularity").dense, ITEM_IDX, COUNT, num_items, np.float64)
+            graph = out.write("graph", item_graph(events, num_items, self.config.behaviour.graph, count)).spark(spark)
         found[BEHAVIOUR_MODALITY] = self._encode(BEHAVIOUR_MODALITY, Interactions(graph, events), num_items, out)
         modalities = {name: clean for name in MODALITIES if (clean := found[name]) is not None and clean.present}
         if not modalities:
@@ -55,16 +97,18 @@ class Features(Stage):
         self._report_graph(graph, num_items, out)
         spark.catalog.clearCache()
 
-    def _encode(self, modality: str, source: DataFrame | Interactions, num_items: int, out: BundleWriter) -> Clean | None:
+    def _encode(self, modality: str, source: DataFrame | Interactions, num_items: int, out: BundleWriter, **extra: Any) -> Clean | None:
         from esans.features.vectors import clean
 
         section, name = getattr(self.config, modality), self._encoder(modality, source)
         if name == NONE:
-            say(f"  {modality}: none")
+            unused = modality == IMAGE_MODALITY and extra.get("images") is not None
+            say(f"  {modality}: none" + (" (pictures are mapped: features.image.encoder says what reads them)" if unused else ""))
             return None
-        encoders = {TEXT_MODALITY: TEXT_ENCODERS, IMAGE_MODALITY: IMAGE_ENCODERS, BEHAVIOUR_MODALITY: BEHAVIOUR_ENCODERS}[modality]
-        with spark_step(self.context.spark, f"{modality} vectors"):
-            encoded = load(encoders, name)(source, section, Job(self.context.spark, modality, self.context.seed, num_items))
+        encoders = {**CONTENT_ENCODERS, BEHAVIOUR_MODALITY: BEHAVIOUR_ENCODERS}[modality]
+        with spark_step(self.context.spark, f"{modality} vectors") as step:
+            job = Job(self.context.spark, modality, self.context.seed, num_items, out, count=step.count, **extra)
+            encoded = load(encoders, name)(source, section, job)
             found = clean(encoded.frame, encoded.dim)
         problems = {f"{modality}.{problem}": float(count) for problem, count in found.problems.items()}
         out.report({**encoded.figures, f"{modality}.coverage": found.present / max(num_items, 1), **problems})
@@ -95,6 +139,13 @@ class Features(Stage):
         assert row is not None
         out.report({"graph.edges": row["edges"], "graph.items": row["items"], "graph.coverage": row["items"] / max(num_items, 1)})
         self.context.run.figure(coverage_figure(out.figures), "coverage.png")
+
+
+def _previous(inputs: Inputs) -> Bundle | None:
+    earlier = inputs.get("previous")
+    if earlier is not None and earlier.manifest["stage"] != "features":
+        raise BundleError(f"features.previous = {earlier.uri}: is a bundle of the {earlier.manifest['stage']} stage, not of features.")
+    return earlier
 
 
 def _together(items: DataFrame, modalities: dict[str, Clean]) -> DataFrame:

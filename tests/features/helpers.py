@@ -18,14 +18,14 @@ from esans.tracking import TrackingConfig
 
 
 class RecordingRun:
-    """Stands in for an MLflow run and remembers what it was given."""
+    """Stands in for an MLflow run and remembers what it was given; workers find nothing to attach to."""
 
     def __init__(self) -> None:
         self.logged: list[tuple[int, dict[str, float]]] = []
         self.figures: list[str] = []
         self.texts: dict[str, str] = {}
         self.run_id = "recorded"
-        self.tracking_uri = "recorded"
+        self.tracking_uri = ""
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         self.logged.append((step, dict(values)))
@@ -97,6 +97,7 @@ def shop(num_items: int, num_users: int, seed: int = 0, groups: int = 5) -> tupl
 
 def prepare(folder: Path, items: pa.Table, events: pa.Table, side: Mapping[str, str] | None = None) -> Bundle:
     """A prepare bundle with the tables that features and cluster read."""
-    return write_bundle(
-        folder, "prepare", {"items": items, "interactions": events}, {"num_items": items.num_rows, "side": dict(side or {})}
-    )
+    train = events.filter(pa.compute.equal(events.column("split"), "train")).column("item_idx").to_numpy()
+    popularity = pa.table({"item_idx": np.arange(items.num_rows), "count": np.bincount(train, minlength=items.num_rows)})
+    tables = {"items": items, "interactions": events, "popularity": popularity}
+    return write_bundle(folder, "prepare", tables, {"num_items": items.num_rows, "side": dict(side or {})})
