@@ -84,16 +84,17 @@ def _run_stage(name: str, about: str, arguments: list[str]) -> None:
     from esans.flow import Plan
     from esans.flow import run_stage as run
 
-    if name != "train":
+    starting = {"align": settings.align.launch, "train": settings.train.launch}
+    if name not in starting:
         run(Plan(settings), name)
         return
-    from esans.train.launch import follow_if_not_leader, release_followers
+    from esans.launch import follow_if_not_leader, release_followers
 
-    if not follow_if_not_leader(settings.train):
+    if not follow_if_not_leader(starting[name]):
         try:
             run(Plan(settings), name)
         finally:
-            release_followers(settings.train)
+            release_followers(starting[name])
 
 
 def _run_pipeline(arguments: list[str]) -> None:

@@ -6,7 +6,39 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from esans.config import NonNegativeFloat, PositiveFloat, PositiveInt, Runtime, config
+from esans.codebooks.config import KMeansConfig
+from esans.config import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Runtime, config, section
+from esans.launch import LaunchConfig
+
+
+@config
+class VQConfig:
+    """Keys under `align.vq`: codebooks that are trained with the heads (METHOD 2)."""
+
+    num_primary: Annotated[int, Field(ge=2, le=20_000)] | None = None
+    """K1. By default the rule of cluster.num_primary. 2 to 20,000."""
+    num_secondary: Annotated[int, Field(ge=2, le=1_024)] | None = None
+    """K2. By default the rule of cluster.num_secondary. 2 to 1,024."""
+    min_cluster_size: PositiveInt = 20
+    """Items that a primary must be able to hold, for the rule of K1: as cluster.min_cluster_size. At least 1."""
+    m_c: PositiveInt = 2
+    """Easy clusters that a method draws per positive, for the rule of K1: as cluster.m_c. At least 1."""
+    warmup_epochs: NonNegativeInt = 5
+    """Epochs of alignment alone before k-means places the codebooks; below align.epochs. 0 or more."""
+    weight: NonNegativeFloat = 1.0
+    """Weight of the codebooks' loss beside the alignment loss. 0 or more."""
+    commitment: NonNegativeFloat = 0.25
+    """Weight of ||x - sg[c]||^2, which draws aligned vectors to their codes, beside ||sg[x] - c||^2 (METHOD 2). 0 or more."""
+    quantised: NonNegativeFloat = 0.0
+    """Weight of the alignment loss of the quantised vectors, straight-through, beside that of the vectors themselves. 0 or more."""
+    learning_rate: PositiveFloat = 0.002
+    """Adam step size of the codebooks. Above 0."""
+    dead_below: Fraction = 0.1
+    """A code used less than this share of the mean use is dead, and is put on a random current vector. 0 to 1; 0 keeps all."""
+    dead_after: PositiveInt = 20
+    """Items per code that are seen between two looks for dead codes. At least 1."""
+    kmeans: KMeansConfig = section(KMeansConfig)
+    """How the codebooks are placed."""
 
 
 @config
@@ -39,5 +71,16 @@ class AlignConfig:
     """Items in memory at a time, shuffled together: buffer x (sum of the lengths of the modalities) x 4 bytes, twice. At least 1."""
     rows_per_file: Annotated[PositiveInt, Runtime] = 262_144
     """Items per Parquet file of the result. At least 1."""
-    device: Annotated[str, Runtime] = "auto"
-    """`auto` takes a GPU where there is one; or a torch device such as cpu or cuda:1."""
+    codebooks: Literal["none", "vq"] = "none"
+    """`vq` trains both codebooks together with the heads, for cluster.mode=vq; `none` leaves them to the cluster stage."""
+    vq: VQConfig = section(VQConfig)
+    """Codebooks trained with the heads."""
+    launch: LaunchConfig = section(LaunchConfig)
+    """Worker processes; the batches and, but for rounding, the result are the same for any number of them."""
+
+    def __post_init__(self) -> None:
+        if self.codebooks == "vq" and self.vq.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"vq.warmup_epochs = {self.vq.warmup_epochs} leaves none of epochs = {self.epochs} to train the codebooks: "
+                "lower vq.warmup_epochs or raise epochs."
+            )

@@ -11,25 +11,31 @@ from torch.nn.functional import cross_entropy
 _CHUNK = 1_024
 
 
-def info_nce(aligned_NMD: Tensor, present_NM: Tensor, temperature: float) -> Tensor | None:
+def info_nce(aligned_NMD: Tensor, present_NM: Tensor, temperature: float, own_N: Tensor | None = None) -> Tensor | None:
     """Sum over modality pairs of the symmetric InfoNCE loss; a missing modality takes part in no pair.
 
+    Where the batch is spread over ranks, each computes the rows of its own items against all keys: the shares add up to the whole.
+
     Args:
-        aligned_NMD: unit vectors.
+        aligned_NMD: unit vectors of the whole batch.
         present_NM: bool.
         temperature: divides the cosines.
+        own_N: bool, the items whose share of the loss is wanted; None is all of them.
 
     Returns:
-        A scalar, or None where no pair of modalities has two items.
+        A scalar, or None where no pair of modalities has two items in the whole batch.
     """
     losses = []
     for a, b in combinations(range(present_NM.shape[1]), 2):
         both_N = present_NM[:, a] & present_NM[:, b]
-        if int(both_N.sum()) < 2:
+        if (count := int(both_N.sum())) < 2:
             continue
-        logits_NN = aligned_NMD[both_N, a] @ aligned_NMD[both_N, b].T / temperature
-        same_N = torch.arange(len(logits_NN), device=logits_NN.device)
-        losses.append((cross_entropy(logits_NN, same_N) + cross_entropy(logits_NN.T, same_N)) / 2)
+        left_ND, right_ND = aligned_NMD[both_N, a], aligned_NMD[both_N, b]
+        same_Q = torch.arange(count, device=left_ND.device)
+        if own_N is not None:
+            same_Q = same_Q[own_N[both_N]]
+        for query_ND, key_ND in ((left_ND, right_ND), (right_ND, left_ND)):
+            losses.append(cross_entropy(query_ND[same_Q] @ key_ND.T / temperature, same_Q, reduction="sum") / (2 * count))
     return torch.stack(losses).sum() if losses else None
 
 

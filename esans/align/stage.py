@@ -1,92 +1,85 @@
-"""Stage `align`: one space for the modalities."""
+"""Stage `align`: one space for the modalities, and where asked, the codebooks that are trained with it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from esans.align.config import AlignConfig
 from esans.bundle import BundleWriter
-from esans.errors import ConfigError
 from esans.progress import say
 from esans.stage import Inputs, Stage
 
 if TYPE_CHECKING:
-    import torch
-
-    from esans.align.model import Aligner
-    from esans.align.reader import Reader
+    from esans.align.worker import Fitted
+    from esans.bundle import Bundle
 
 
 class Align(Stage):
     """One space for the modalities: a head for each, trained by contrast with the others (METHOD 1)."""
 
     name = "align"
-    code_version = 1
+    code_version = 2
     inputs = ("features",)
+    config: AlignConfig
 
     def run(self, inputs: Inputs, out: BundleWriter) -> None:
-        """Write aligned vectors and the heads; items without any modality are counted and get no row.
+        """Write aligned vectors, heads and codebooks; items without any modality are counted and get no row.
 
         Raises:
-            ConfigError: `device` is not a device of this machine.
+            ConfigError: there is no such device here, or not the processes that the config names.
+            DataError: too few items for the codebooks that are asked for.
+            LaunchFailed: a process of the fit failed.
         """
         import torch
 
-        from esans.align.model import Aligner
         from esans.align.reader import Reader
-        from esans.align.writer import write_vectors
+        from esans.align.worker import build_model, modality_lengths
+        from esans.align.writer import write_codebooks, write_vectors
+        from esans.launch import pick_device
 
         features = inputs["features"]
-        lengths = features.facts["modalities"]
-        modalities: dict[str, int] = {name: int(lengths[name]) for name in sorted(lengths, key=_order)}
-        reader = Reader(features.table("vectors"), modalities, self.config.buffer_items)
-        hidden = self.config.hidden if self.config.head == "mlp" and len(modalities) > 1 else None
-        model = Aligner(modalities, self.config.dim, hidden, self.context.seed).to(self._device())
-        if len(modalities) > 1:
-            self._fit(model, reader, out)
-        else:
+        modalities = modality_lengths(features)
+        model = build_model(self.config, modalities, self.context.seed)
+        if len(modalities) == 1:
             name, dim = next(iter(modalities.items()))
             kind = "taken as they are" if dim == self.config.dim else f"turned into {self.config.dim} by a random orthonormal matrix"
             say(f"  only one modality ({name}): nothing to align; its {dim} floats are {kind}")
-        model.eval()
+        if len(modalities) > 1 or self.config.codebooks == "vq":
+            fitted = self._fit(features, out)
+            model.load_state_dict(fitted.heads)
+            write_codebooks(fitted.books, out)
+        model.eval().to(pick_device(self.config.launch, "align.launch"))
         with out.local("vectors") as folder:
+            reader = Reader(features.table("vectors"), modalities, self.config.buffer_items)
             unaligned = write_vectors(reader, model, folder, self.config.rows_per_file)
         table = out.adopt("vectors")
         with out.local("heads.pt") as path:
-            torch.save(model.state_dict(), path)
+            torch.save(model.cpu().state_dict(), path)
         say(f"  {table.rows:,} items aligned" + (f"; {unaligned:,} have no modality and no cluster" if unaligned else ""))
         out.report({"aligned": table.rows, "unaligned": unaligned})
-        facts = {"num_items": features.facts["num_items"], "modalities": list(modalities)}
+        facts = {"num_items": features.facts["num_items"], "modalities": list(modalities), "codebooks": self.config.codebooks}
         out.state({**facts, "dim": self.config.dim, "unaligned": unaligned})
 
-    def _fit(self, model: Aligner, reader: Reader, out: BundleWriter) -> None:
+    def _fit(self, features: Bundle, out: BundleWriter) -> Fitted:
         from esans.align.figures import curve_figure
-        from esans.align.trainer import Trainer
+        from esans.align.worker import WORK, Fitted, WorkerSpec
+        from esans.config import to_dict
+        from esans.launch import launch
 
-        run = self.context.run
-        curve = Trainer(self.config, model, reader, self.context.seed, watch=lambda epoch, found: run.metrics(found, epoch)).fit()
+        run, config = self.context.run, self.config
+        spec = WorkerSpec(to_dict(config), features.uri, out.scratch_uri, self.context.seed, run.run_id, run.tracking_uri)
+        spark = self.context.spark if config.launch.mode == "spark" else None
+        launch(WORK, spec.dump(), config.launch, out.scratch_uri, spark, what="alignment")
+        fitted = Fitted.read(out.scratch_uri)
+        curve = fitted.curve
         run.figure(curve_figure(curve), "alignment.png")
-        recalls = curve.recalls[curve.best]
-        out.report({**recalls, "loss": curve.loss[curve.best], "epochs": len(curve.loss), "best_epoch": curve.best})
+        recalls, books = curve.recalls[curve.best], curve.books[curve.best]
+        out.report({**recalls, **books, "loss": curve.loss[curve.best], "epochs": len(curve.loss), "best_epoch": curve.best})
         for name, value in recalls.items():
             say(f"  {name.partition('.')[2].replace('_', ' ')}: held-out recall@10 {value:.3f}")
-        if not recalls:
+        if not recalls and len(features.facts["modalities"]) > 1:
             say("  too few items with two modalities to measure retrieval across them: trained for all epochs, no early stopping")
-
-    def _device(self) -> torch.device:
-        import torch
-
-        name = self.config.device
-        if name == "auto":
-            name = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            device = torch.device(name)
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise ConfigError(f"align.device = {name!r}: {str(error).splitlines()[0]}. Use auto or cpu.") from None
-        return device
-
-
-def _order(name: str) -> int:
-    from esans.columns import MODALITIES
-
-    return MODALITIES.index(name) if name in MODALITIES else len(MODALITIES)
+        for level, book in fitted.books.items():
+            used, effective = books[f"vq.{level}.utilisation"], books[f"vq.{level}.perplexity"]
+            say(f"  {level} codebook: {len(book):,} codes, {used:.1%} in use, perplexity {effective:,.0f}")
+        return fitted

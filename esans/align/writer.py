@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from esans import columns
 from esans.align.model import Aligner, fill_missing
 from esans.align.reader import Reader, Rows
-from esans.columns import ITEM_IDX, MEAN, PRESENT
+from esans.align.vq import PRIMARY, SECONDARY
+from esans.bundle import BundleWriter
+from esans.columns import CENTROID, ITEM_IDX, MEAN, PRESENT
 from esans.progress import Bar
 
 _ROWS_PER_GROUP = 32_768
@@ -27,12 +31,12 @@ def schema(modalities: list[str]) -> pa.Schema:
 def write_vectors(reader: Reader, model: Aligner, folder: Path, rows_per_file: int) -> int:
     """Align every item that has a modality; returns how many have none and got no row."""
     folder.mkdir(parents=True)
-    columns = schema(model.names)
+    table = schema(model.names)
     unaligned = done = number = 0
-    writer, in_file = pq.ParquetWriter(folder / f"part-{number:05d}.parquet", columns, compression="zstd"), 0
+    writer, in_file = pq.ParquetWriter(folder / f"part-{number:05d}.parquet", table, compression="zstd"), 0
     try:
         with Bar("write aligned vectors", total=None, unit="items") as bar:
-            for window in reader.windows():
+            for window in (found.rows for found in reader.windows()):
                 some = window.present.any(axis=1)
                 unaligned += int((~some).sum())
                 for start in range(0, len(window), _CHUNK):
@@ -40,8 +44,8 @@ def write_vectors(reader: Reader, model: Aligner, folder: Path, rows_per_file: i
                     if in_file >= rows_per_file:
                         writer.close()
                         number, in_file = number + 1, 0
-                        writer = pq.ParquetWriter(folder / f"part-{number:05d}.parquet", columns, compression="zstd")
-                    writer.write_table(_table(window.take(part), model, columns), row_group_size=_ROWS_PER_GROUP)
+                        writer = pq.ParquetWriter(folder / f"part-{number:05d}.parquet", table, compression="zstd")
+                    writer.write_table(_table(window.take(part), model, table), row_group_size=_ROWS_PER_GROUP)
                     in_file, done = in_file + len(part), done + len(part)
                     bar.update(done)
     finally:
@@ -49,14 +53,25 @@ def write_vectors(reader: Reader, model: Aligner, folder: Path, rows_per_file: i
     return unaligned
 
 
+def write_codebooks(books: Mapping[str, torch.Tensor], out: BundleWriter) -> None:
+    """Tables codebook_primary (c1, centroid) and codebook_secondary (c2, centroid) of trained codebooks; nothing without any.
+
+    A secondary centroid is as long as all modalities together, in the order of facts.modalities.
+    """
+    for level, code in ((PRIMARY, columns.PRIMARY), (SECONDARY, columns.SECONDARY)):
+        if level in books:
+            number = pa.array(np.arange(len(books[level]), dtype=np.int32))
+            out.write_arrow(f"codebook_{level}", pa.table({code: number, CENTROID: _lists(books[level].numpy())}))
+
+
 @torch.no_grad()
-def _table(rows: Rows, model: Aligner, columns: pa.Schema) -> pa.Table:
+def _table(rows: Rows, model: Aligner, wanted: pa.Schema) -> pa.Table:
     device = next(model.parameters()).device
     aligned_NMD = model([torch.from_numpy(x).to(device) for x in rows.vectors])
     filled_NMD, mean_ND = fill_missing(aligned_NMD, torch.from_numpy(rows.present).to(device))
     filled, mean = filled_NMD.cpu().numpy(), mean_ND.cpu().numpy()
     vectors = [_lists(filled[:, place]) for place in range(filled.shape[1])]
-    return pa.Table.from_arrays([pa.array(rows.item), *vectors, _lists(mean), _lists(rows.present)], schema=columns)
+    return pa.Table.from_arrays([pa.array(rows.item), *vectors, _lists(mean), _lists(rows.present)], schema=wanted)
 
 
 def _lists(values: np.ndarray) -> pa.Array:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from esans.config import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Runtime, config, section
+from esans.launch import LaunchConfig
 from esans.model.config import ModelConfig
 
 
@@ -35,21 +36,6 @@ class LoaderConfig:
     """Files that are held in memory together and permuted row by row; more mixes better and takes more memory."""
     prefetch_batches: Annotated[PositiveInt, Runtime] = 8
     """Batches that the reader prepares ahead of the step."""
-
-
-@config
-class LaunchConfig:
-    """Keys under `train.launch`: how the worker processes start."""
-
-    mode: Annotated[Literal["auto", "local", "torchrun", "spark"], Runtime] = "auto"
-    """local: one process; torchrun: processes on this host; spark: TorchDistributor on the executors; auto: local for one
-    process, else torchrun. Started by torchrun itself, a job joins it whatever this says."""
-    processes: PositiveInt = 1
-    """World size. It changes which examples share a batch, hence the weights."""
-    threads: Annotated[NonNegativeInt, Runtime] = 0
-    """torch threads of each process; 0 divides the host's cores among its processes."""
-    device: Annotated[Literal["auto", "cpu", "cuda"], Runtime] = "auto"
-    """auto takes a GPU where there is one."""
 
 
 @config
@@ -92,10 +78,6 @@ class TrainConfig:
             raise ValueError(
                 f"batch_size = {self.batch_size} is not a multiple of launch.processes = {self.launch.processes}; "
                 "each process takes an equal part"
-            )
-        if self.launch.mode == "local" and self.launch.processes > 1:
-            raise ValueError(
-                f"launch.mode = 'local' runs one process, but launch.processes = {self.launch.processes}; take torchrun or spark"
             )
         if not self.negatives:
             raise ValueError("negatives is empty: name at least one group, such as [{sampler: uniform}]")

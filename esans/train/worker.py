@@ -1,10 +1,8 @@
-"""One training process: what a rank does from start to end. Started by esans.train.launch in any of its ways."""
+"""One training process: what a rank does from start to end. Started by esans.launch in any of its ways."""
 
 from __future__ import annotations
 
 import json
-import os
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,11 +11,10 @@ from typing import Any
 
 import fsspec
 import torch
-import torch.distributed as dist
 
 from esans.bundle import Bundle
 from esans.config import build
-from esans.errors import ConfigError
+from esans.launch import joined
 from esans.model.files import save
 from esans.negatives.groups import NegativeGroups
 from esans.negatives.registry import build_samplers
@@ -61,37 +58,8 @@ def run_worker(spec_json: str) -> None:
     """Train as the rank that the environment names (RANK, WORLD_SIZE), or alone."""
     spec = WorkerSpec.parse(spec_json)
     config = build(TrainConfig, spec.config)
-    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if world_size != config.launch.processes:
-        raise ConfigError(
-            f"train.launch.processes = {config.launch.processes}, but {world_size} processes were started: "
-            f"set --train.launch.processes={world_size}, since the world size decides which examples share a batch."
-        )
-    device = pick_device(config)
-    if not config.launch.threads:
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // local))
-    else:
-        torch.set_num_threads(config.launch.threads)
-    started_here = world_size > 1 and not dist.is_initialized()
-    if started_here:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        train_rank(spec, config, rank, world_size, device)
-    finally:
-        # Without it gloo aborts at exit under TorchDistributor.
-        if started_here:
-            dist.destroy_process_group()
-
-
-def pick_device(config: TrainConfig) -> torch.device:
-    """The device of this process: its own GPU where there is one and the config lets it."""
-    wanted = config.launch.device
-    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    torch.cuda.set_device(device)
-    return device
+    with joined(config.launch, "train.launch", why=", since the world size decides which examples share a batch") as process:
+        train_rank(spec, config, process.rank, process.world_size, process.device)
 
 
 def train_rank(spec: WorkerSpec, config: TrainConfig, rank: int, world_size: int, device: torch.device) -> None:
@@ -137,8 +105,3 @@ def _write_model(trainer: Trainer, uri: str) -> None:
         filesystem.makedirs(path, exist_ok=True)
         for file in (Path(folder) / "model").iterdir():
             filesystem.put_file(str(file), f"{path}/{file.name}")
-
-
-if __name__ == "__main__":
-    with fsspec.open(sys.argv[1], "r") as stream:
-        run_worker(stream.read())

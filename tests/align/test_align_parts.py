@@ -91,7 +91,7 @@ def test_windows_have_the_asked_size_and_hold_every_item_once_in_order(tmp_path_
     text = [random.random(3).tolist() if random.random() < 0.7 else None for _ in range(33)]
     table = pa.table({"item_idx": pa.array(range(33), pa.int64()), "text": pa.array(text, pa.list_(pa.float32()))})
     bundle = write_bundle(tmp_path_factory.mktemp("reader"), "features", {"vectors": table}, {})
-    windows = list(Reader(bundle.table("vectors"), {"text": 3}, window).windows())
+    windows = [found.rows for found in Reader(bundle.table("vectors"), {"text": 3}, window).windows()]
     assert [len(part) for part in windows[:-1]] == [window] * (len(windows) - 1)
     rows = concatenate(windows)
     assert rows.item.tolist() == list(range(33))

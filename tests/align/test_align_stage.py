@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from esans.align.stage import Align
 from esans.errors import ConfigError
@@ -40,7 +41,7 @@ def test_two_views_of_the_same_items_find_each_other(tmp_path):
     source = features(tmp_path, {"text": text, "behaviour": turned(text, 16, 1)})
     bundle = run_stage(Align, tmp_path, {"features": source}, dim=16, epochs=15)
     assert bundle.figures["recall@10.text_to_behaviour"] > 0.8
-    assert bundle.facts == {"num_items": 600, "modalities": ["text", "behaviour"], "dim": 16, "unaligned": 0}
+    assert bundle.facts == {"num_items": 600, "modalities": ["text", "behaviour"], "dim": 16, "unaligned": 0, "codebooks": "none"}
     np.testing.assert_allclose((dense(bundle, "text") + dense(bundle, "behaviour")) / 2, dense(bundle, "mean"), atol=1e-5)
 
 
@@ -100,7 +101,11 @@ def test_the_same_seed_gives_the_same_table_and_files_are_cut_as_asked(tmp_path)
     assert windows.table("vectors").rows == 300
 
 
-def test_an_unknown_device_is_refused_by_name(tmp_path):
+def test_a_gpu_that_is_not_there_is_refused_by_name(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
     source = features(tmp_path, {"text": unit(10, 8, 0)})
-    with pytest.raises(ConfigError, match=r"^align\.device = 'abacus': .*Use auto or cpu\.$"):
-        run_stage(Align, tmp_path, {"features": source}, device="abacus")
+    with pytest.raises(
+        ConfigError, match=r"^align\.launch\.device = 'cuda': this machine has no GPU that torch can use. Use auto or cpu\.$"
+    ):
+        run_stage(Align, tmp_path, {"features": source}, launch={"device": "cuda"})

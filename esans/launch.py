@@ -1,0 +1,213 @@
+"""How the processes of a torch stage start: here, by torchrun on this host, by Spark's TorchDistributor, or inside a torchrun from outside.
+
+The work is named as `package.module:function`; the function takes one string, a JSON spec, since it may run on another host.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from esans.config import NonNegativeInt, PositiveInt, Runtime, config
+from esans.errors import ConfigError, EsansError
+from esans.uri import join, write_text
+
+if TYPE_CHECKING:
+    import torch
+    from pyspark.sql import SparkSession
+
+_told = False
+
+
+@config
+class LaunchConfig:
+    """Keys under `<stage>.launch`: how the worker processes start."""
+
+    mode: Annotated[Literal["auto", "local", "torchrun", "spark"], Runtime] = "auto"
+    """local: one process; torchrun: processes on this host; spark: TorchDistributor on the executors; auto: local for one
+    process, else torchrun. Started by torchrun itself, a job joins it whatever this says."""
+    processes: PositiveInt = 1
+    """World size. In training it changes which examples share a batch, hence the weights."""
+    threads: Annotated[NonNegativeInt, Runtime] = 0
+    """torch threads of each process; 0 divides the host's cores among its processes."""
+    device: Annotated[Literal["auto", "cpu", "cuda"], Runtime] = "auto"
+    """auto takes a GPU where there is one."""
+
+    def __post_init__(self) -> None:
+        if self.mode == "local" and self.processes > 1:
+            raise ValueError(f"launch.mode = 'local' runs one process, but launch.processes = {self.processes}; take torchrun or spark")
+
+
+class LaunchFailed(EsansError):
+    """A worker process ended with an error; its own message stands above."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """Which of the worker processes this is."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+
+def inside_torchrun() -> bool:
+    """Whether torchrun started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+
+
+def launch(work: str, spec_json: str, config: LaunchConfig, scratch_uri: str, spark: SparkSession | None, what: str = "the work") -> None:
+    """Run `work` in every process to its end.
+
+    Args:
+        work: `package.module:function`.
+        spec_json: the argument of that function.
+        config: how many processes, and how they start.
+        scratch_uri: folder for the spec that other processes read.
+        spark: the session, for mode `spark` only.
+        what: how messages call the work.
+
+    Raises:
+        LaunchFailed: one of the processes failed.
+    """
+    if inside_torchrun():
+        _tell_followers(work, spec_json, config)
+        run_work(work, spec_json)
+    elif config.mode == "spark":
+        assert spark is not None
+        _by_spark(work, spec_json, config, spark, what)
+    elif config.processes > 1 or config.mode == "torchrun":
+        _by_torchrun(work, spec_json, config, scratch_uri, what)
+    else:
+        run_work(work, spec_json)
+
+
+def run_work(work: str, spec_json: str) -> None:
+    """Call `package.module:function` with the spec, in this process."""
+    module, _, name = work.partition(":")
+    function: Callable[[str], None] = getattr(import_module(module), name)
+    function(spec_json)
+
+
+@contextmanager
+def joined(config: LaunchConfig, key: str, why: str = "") -> Iterator[Process]:
+    """Be the worker that the environment names (RANK, WORLD_SIZE), or the only one, inside the block.
+
+    Args:
+        config: processes, threads and device.
+        key: where `config` stands, such as train.launch.
+        why: added to the message about another world size.
+
+    Raises:
+        ConfigError: the processes that were started are not as many as the config names, or there is no such device.
+    """
+    import torch
+    import torch.distributed as dist
+
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if world_size != config.processes:
+        raise ConfigError(
+            f"{key}.processes = {config.processes}, but {world_size} processes were started: set --{key}.processes={world_size}{why}."
+        )
+    device = pick_device(config, key)
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) // local))
+    started_here = world_size > 1 and not dist.is_initialized()
+    if started_here:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Process(rank, world_size, device)
+    finally:
+        # Without it gloo aborts at exit under TorchDistributor.
+        if started_here:
+            dist.destroy_process_group()
+
+
+def pick_device(config: LaunchConfig, key: str) -> torch.device:
+    """The device of this process: its own GPU where there is one and the config lets it. Raises ConfigError without that GPU."""
+    import torch
+
+    if config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError(f"{key}.device = 'cuda': this machine has no GPU that torch can use. Use auto or cpu.")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    torch.cuda.set_device(device)
+    return device
+
+
+def follow_if_not_leader(config: LaunchConfig) -> bool:
+    """On ranks other than 0 of an outer torchrun: wait for the leader's work, do it, and return True. Elsewhere False."""
+    if not inside_torchrun() or os.environ["RANK"] == "0":
+        return False
+    order = _broadcast(None, config)
+    if order is not None:
+        run_work(*order)
+    _leave()
+    return True
+
+
+def release_followers(config: LaunchConfig) -> None:
+    """On rank 0 of an outer torchrun: send the others home when there was nothing to do."""
+    if inside_torchrun() and os.environ["RANK"] == "0":
+        if not _told:
+            _broadcast(None, config)
+        _leave()
+
+
+def _tell_followers(work: str, spec_json: str, config: LaunchConfig) -> None:
+    global _told  # noqa: PLW0603
+    _told = True
+    _broadcast((work, spec_json), config)
+
+
+def _broadcast(order: tuple[str, str] | None, config: LaunchConfig) -> tuple[str, str] | None:
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if pick_device(config, "launch").type == "cuda" else "gloo")
+    box = [order]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def _leave() -> None:
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _by_torchrun(work: str, spec_json: str, config: LaunchConfig, scratch_uri: str, what: str) -> None:
+    spec_uri = join(scratch_uri, "spec.json")
+    write_text(spec_uri, spec_json)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={config.processes}"]
+    # One rank's threads are set by the worker; torchrun would otherwise warn and set one.
+    environment = {**os.environ, "OMP_NUM_THREADS": str(config.threads or max(1, (os.cpu_count() or 1) // config.processes))}
+    done = subprocess.run([*command, "-m", "esans.launch", work, spec_uri], env=environment, check=False)
+    if done.returncode:
+        raise LaunchFailed(f"{what} ended with exit code {done.returncode}; the first error of a rank stands above.")
+
+
+def _by_spark(work: str, spec_json: str, config: LaunchConfig, spark: SparkSession, what: str) -> None:
+    from pyspark.ml.torch.distributor import TorchDistributor
+
+    local = spark.sparkContext.master.startswith("local")
+    distributor = TorchDistributor(num_processes=config.processes, local_mode=local, use_gpu=config.device == "cuda")
+    try:
+        distributor.run(run_work, work, spec_json)
+    except RuntimeError as error:
+        raise LaunchFailed(f"{what} under Spark failed: {error}") from error
+
+
+if __name__ == "__main__":
+    import fsspec
+
+    with fsspec.open(sys.argv[2], "r") as stream:
+        run_work(sys.argv[1], stream.read())
