@@ -6,8 +6,34 @@ from dataclasses import dataclass
 
 import numpy as np
 
+# Rows scored at a time: their scores against a few thousand centroids stay in the processor's cache.
+BATCH = 512
 
-def nearest(vectors: np.ndarray, centroids: np.ndarray, penalty: np.ndarray | None = None, batch: int = 4_096) -> np.ndarray:
+
+class Nearest:
+    """argmin_k ||x - c_k||^2 + w_k over fixed centroids; the lower k wins a tie."""
+
+    def __init__(self, centroids: np.ndarray, penalty: np.ndarray | None = None) -> None:
+        """Args: centroids (K, d) float32; penalty (K,) float32, None is 0."""
+        constant = (centroids.astype(np.float64) ** 2).sum(1) + (0 if penalty is None else penalty)
+        # x.c - (||c||^2 + w) / 2 as one product of [x, 1], without ||x||^2, which is the same for every centroid.
+        self._weights_EK = np.ascontiguousarray(np.concatenate([centroids, -constant[:, None] / 2], axis=1).T, np.float32)
+
+    def __call__(self, vectors: np.ndarray, batch: int = BATCH) -> np.ndarray:
+        """(n, d) float32 -> (n,) int64."""
+        width, k = self._weights_EK.shape
+        found = np.empty(len(vectors), np.int64)
+        rows_BE, scores_BK = np.ones((min(batch, len(vectors)), width), np.float32), np.empty((min(batch, len(vectors)), k), np.float32)
+        for start in range(0, len(vectors), batch):
+            part = vectors[start : start + batch]
+            rows, scores = rows_BE[: len(part)], scores_BK[: len(part)]
+            rows[:, :-1] = part
+            np.matmul(rows, self._weights_EK, out=scores)
+            scores.argmax(axis=1, out=found[start : start + batch])
+        return found
+
+
+def nearest(vectors: np.ndarray, centroids: np.ndarray, penalty: np.ndarray | None = None, batch: int = BATCH) -> np.ndarray:
     """argmin_k ||x - c_k||^2 + w_k; the lower k wins a tie.
 
     Args:
@@ -19,15 +45,7 @@ def nearest(vectors: np.ndarray, centroids: np.ndarray, penalty: np.ndarray | No
     Returns:
         (n,) int64.
     """
-    constant = (centroids.astype(np.float64) ** 2).sum(1)
-    constant = (constant if penalty is None else constant + penalty).astype(np.float32) / 2
-    found = np.empty(len(vectors), np.int64)
-    for start in range(0, len(vectors), batch):
-        # Half of the squared distance, without ||x||^2, which is the same for every centroid.
-        scores = vectors[start : start + batch] @ centroids.T
-        np.subtract(constant, scores, out=scores)
-        found[start : start + batch] = scores.argmin(1)
-    return found
+    return Nearest(centroids, penalty)(vectors, batch)
 
 
 def mix(item: np.ndarray) -> np.ndarray:
@@ -66,7 +84,7 @@ class Primaries:
     def __len__(self) -> int:
         return len(self.centroids)
 
-    def assign(self, item: np.ndarray, mean: np.ndarray, batch: int = 4_096) -> np.ndarray:
+    def assign(self, item: np.ndarray, mean: np.ndarray, batch: int = BATCH) -> np.ndarray:
         """c1: (n,) item_idx and (n, d) means -> (n,) int32 in [0, K1)."""
         prototype = nearest(mean, self.prototypes, self.penalty, batch)
         counts = np.array([len(choice) for choice in self.choices], np.int64)
@@ -98,8 +116,12 @@ class Codebooks:
     secondaries: np.ndarray
     """(K2, M d) float32: Q, shared by all primaries."""
 
-    def assign(self, item: np.ndarray, vectors: np.ndarray, mean: np.ndarray, batch: int = 4_096) -> tuple[np.ndarray, np.ndarray]:
+    def assign(self, item: np.ndarray, vectors: np.ndarray, mean: np.ndarray, batch: int = BATCH) -> tuple[np.ndarray, np.ndarray]:
         """(n,) items, (n, M, d) modalities and (n, d) means -> c1 and c2, (n,) int32 each."""
         c1 = self.primaries.assign(item, mean, batch)
-        c2 = nearest(residuals(vectors, c1, self.primaries.centroids), self.secondaries, batch=batch)
-        return c1, c2.astype(np.int32)
+        search, c2 = Nearest(self.secondaries), np.empty(len(item), np.int32)
+        # Residuals of all rows would leave the processor's cache.
+        for start in range(0, len(item), batch):
+            part = slice(start, start + batch)
+            c2[part] = search(residuals(vectors[part], c1[part], self.primaries.centroids), batch)
+        return c1, c2

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from esans.config import PositiveInt, config
+from esans.config import PositiveInt, Runtime, config
 
 
 @config
@@ -21,3 +21,7 @@ class KMeansConfig:
     """Independent starts; the one with the least distortion is kept. At least 1."""
     spherical: bool = False
     """Scale primary centroids to unit norm."""
+    two_level: Literal["auto", "always", "never"] = "auto"
+    """Fit sqrt(K) coarse clusters, then clusters inside each, then refine all together: `auto` does so from 1,000 centroids on."""
+    device: Annotated[Literal["auto", "cpu", "gpu"], Runtime] = "auto"
+    """`auto` takes a GPU where faiss sees one (extra `gpu`); `gpu` insists on it."""
