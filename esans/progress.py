@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -83,25 +84,57 @@ class Bar:
         say(f"  {self.description}: {self._done:,}{total} {self.unit} after {elapsed:.0f} s{left} {self._suffix}".rstrip())
 
 
-@contextmanager
-def spark_step(spark: SparkSession, description: str) -> Iterator[None]:
-    """Show the tasks of the Spark jobs that run inside the block."""
-    stop = threading.Event()
+@dataclass(frozen=True)
+class Counted:
+    """Units that a step is counted in where Spark's tasks say too little."""
 
-    def watch() -> None:
+    total: int
+    done: Callable[[], int]
+    unit: str
+
+
+class Step:
+    """A running Spark step; it may be counted in units of its own, such as items."""
+
+    counted: Counted | None = None
+
+    def count(self, total: int, done: Callable[[], int], unit: str) -> None:
+        """Show `done()` of `total` units and their rate from here on; called again, it counts something else."""
+        self.counted = Counted(total, done, unit)
+
+
+@contextmanager
+def spark_step(spark: SparkSession, description: str) -> Iterator[Step]:
+    """Show the tasks of the Spark jobs that run inside the block, or what the block itself counts."""
+    stop, step = threading.Event(), Step()
+
+    def watch_tasks() -> None:
         tracker = spark.sparkContext.statusTracker()
         with Bar(f"{description} (Spark)", total=None, unit="tasks") as bar:
-            while not stop.wait(0.5):
+            while step.counted is None and not stop.wait(0.5):
                 stages = [tracker.getStageInfo(stage) for stage in tracker.getActiveStageIds()]
                 known = [stage for stage in stages if stage is not None]
                 if known:
                     bar.update(sum(stage.numCompletedTasks for stage in known), total=sum(stage.numTasks for stage in known))
 
+    def watch_units(counted: Counted) -> None:
+        began = console.get_time()
+        with Bar(description, total=counted.total, unit=counted.unit) as bar:
+            while step.counted is counted and not stop.wait(0.5):
+                done = counted.done()
+                bar.update(done, suffix=f"{done / max(console.get_time() - began, 1e-9):,.1f} {counted.unit}/s")
+
+    def watch() -> None:
+        watch_tasks()
+        while not stop.is_set():
+            assert step.counted is not None  # watch_tasks ends at the stop or at the first count
+            watch_units(step.counted)
+
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     start = console.get_time()
     try:
-        yield
+        yield step
     finally:
         stop.set()
         thread.join()

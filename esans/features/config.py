@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from esans.config import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, config, section
+from esans.config import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Runtime, config, section
 from esans.features.registry import BEHAVIOUR_ENCODERS, IMAGE_ENCODERS, TEXT_ENCODERS, check
 
 OnBadLength = Literal["missing", "error"]
+
+
+_FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def _require(section: Any, name: str, needs: Mapping[str, tuple[str, ...]]) -> None:
+    """Raise ValueError unless the section has every key that its encoder needs, and a factory is written as one."""
+    missing = [key for key in needs.get(section.encoder, ()) if not getattr(section, key)]
+    if missing:
+        raise ValueError(f"{name}.encoder = {section.encoder!r} needs {' and '.join(f'{name}.{key}' for key in missing)}.")
+    if section.module is not None and not _FACTORY.fullmatch(section.module):
+        raise ValueError(f"{name}.module = {section.module!r}: must look like package.module:factory.")
 
 
 @config
@@ -29,11 +43,32 @@ class TfIdfConfig:
 
 
 @config
-class TextConfig:
+class ModelConfig:
+    """Keys of encoders that run a model on the executors, on the GPU where Spark assigns one."""
+
+    module: str | None = None
+    """`module`: `package.module:factory` of your own. The factory returns an object whose encode(contents) gives (n, d) floats."""
+    version: str = ""
+    """`module`: any word; change it when the results change and the source of the module does not (new weights, say)."""
+    batch_size: Annotated[PositiveInt, Runtime] = 32
+    """Contents that go through the model at once. At least 1."""
+    rows_per_task: Annotated[PositiveInt, Runtime] = 2048
+    """New contents of one Spark task, at most: what a lost executor has to do again. At least 1."""
+
+
+@config
+class TextConfig(ModelConfig):
     """Text vectors."""
 
     encoder: str = "auto"
-    """`auto` takes ready vectors where prepare mapped a text_vector column, else TF-IDF of text or title; or `tfidf`, `columns`, `none`."""
+    """`auto` takes ready vectors where prepare mapped a text_vector column, else TF-IDF of text or title; or `tfidf`, `columns`,
+    `sentence_transformers`, `module`, `none`."""
+    model: str | None = None
+    """`sentence_transformers`: folder of the model (a path that every executor has), or its name on the hub."""
+    revision: str | None = None
+    """`sentence_transformers`: commit or tag of a model on the hub; null takes its main branch."""
+    max_tokens: PositiveInt | None = None
+    """`sentence_transformers`: what is longer is cut; null takes the model's own bound. Tokens; at least 1."""
     dim: Annotated[int, Field(ge=2, le=4096)] = 128
     """Length of TF-IDF vectors; ready vectors keep their own. 2 to 4096."""
     on_bad_length: OnBadLength = "missing"
@@ -43,19 +78,35 @@ class TextConfig:
 
     def __post_init__(self) -> None:
         check(TEXT_ENCODERS, self.encoder, "text.encoder")
+        _require(self, "text", {"sentence_transformers": ("model",), "module": ("module",)})
 
 
 @config
-class ImageConfig:
+class ImageConfig(ModelConfig):
     """Image vectors."""
 
     encoder: str = "auto"
-    """`auto` takes ready vectors where prepare mapped an image_vector column, else none; or `columns`, `none`."""
+    """`auto` takes ready vectors where prepare mapped an image_vector column, else none; or `columns`, `open_clip`, `timm`, `module`,
+    `none`."""
+    architecture: str | None = None
+    """`open_clip`, `timm`: name of the architecture in that library; for open_clip also a .json file of one."""
+    checkpoint: str | None = None
+    """`open_clip`, `timm`: file of the weights, safetensors or a pickle of weights only; a path that every executor has."""
+    unchanged_by: Literal["content", "uri"] = "content"
+    """How a picture at a URI is known again: by its `content`, read in each build, or by the `uri` alone, which reads only new ones."""
+    read_threads: Annotated[PositiveInt, Runtime] = 8
+    """Pictures that one task reads and decodes at a time. At least 1."""
+    max_bytes: PositiveInt = 64 * 2**20
+    """Larger files count as missing (too_large). Bytes; at least 1."""
+    max_pixels: PositiveInt = 50_000_000
+    """Pictures of more pixels count as missing (too_large): each takes 3 bytes a pixel once it is decoded. At least 1."""
     on_bad_length: OnBadLength = "missing"
     """What becomes of vectors whose length differs from the commonest one: `missing` (counted) or `error`."""
 
     def __post_init__(self) -> None:
         check(IMAGE_ENCODERS, self.encoder, "image.encoder")
+        files = ("architecture", "checkpoint")
+        _require(self, "image", {"open_clip": files, "timm": files, "module": ("module",)})
 
 
 @config
@@ -127,3 +178,5 @@ class FeaturesConfig:
     """The item graph and behaviour vectors."""
     side: SideConfig = section(SideConfig)
     """Side columns."""
+    previous: str | None = None
+    """URI of an earlier features bundle: what its model encoders made of a text or picture that is unchanged is taken from it."""

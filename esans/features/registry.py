@@ -12,13 +12,25 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from esans.bundle import Bundle, BundleWriter
+
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 AUTO, NONE = "auto", "none"
 
-TEXT_ENCODERS: Mapping[str, str] = {"tfidf": "esans.features.tfidf", "columns": "esans.features.ready"}
-IMAGE_ENCODERS: Mapping[str, str] = {"columns": "esans.features.ready"}
+TEXT_ENCODERS: Mapping[str, str] = {
+    "tfidf": "esans.features.tfidf",
+    "columns": "esans.features.ready",
+    "sentence_transformers": "esans.features.sentences",
+    "module": "esans.features.own",
+}
+IMAGE_ENCODERS: Mapping[str, str] = {
+    "columns": "esans.features.ready",
+    "open_clip": "esans.features.open_clip_images",
+    "timm": "esans.features.timm_images",
+    "module": "esans.features.own",
+}
 BEHAVIOUR_ENCODERS: Mapping[str, str] = {"landmarks": "esans.features.landmarks"}
 
 
@@ -30,6 +42,14 @@ class Job:
     modality: str
     seed: int
     num_items: int
+    out: BundleWriter
+    """The bundle being written, for tables that an encoder keeps for the next build."""
+    previous: Bundle | None = None
+    """An earlier features bundle to take vectors from."""
+    images: DataFrame | None = None
+    """Pictures: item_idx, and image (bytes) or image_uri; None where prepare mapped none."""
+    count: Callable[[int, Callable[[], int], str], None] = lambda total, done, unit: None
+    """Shows the progress of a step in units of its own: their total, a function that says how many are done, their name."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +79,19 @@ Encode = Callable[[Any, Any, Job], Encoded]
 def load(encoders: Mapping[str, str], name: str) -> Encode:
     """The `encode` function of the encoder `name`."""
     found: Encode = import_module(encoders[name]).encode
+    return found
+
+
+def outside(encoders: Mapping[str, str], name: str, config: Any) -> dict[str, Any] | None:
+    """What the vectors of a model encoder depend on beside the items; None for other encoders, which have no `identity`."""
+    module = import_module(encoders[name]) if name in encoders else None
+    identity: dict[str, Any] | None = module.identity(config) if module is not None and hasattr(module, "identity") else None
+    return identity
+
+
+def packages(encoders: Mapping[str, str], name: str) -> tuple[str, ...]:
+    """Import names of what an encoder needs beside the project's own requirements."""
+    found: tuple[str, ...] = getattr(import_module(encoders[name]), "PACKAGES", ()) if name in encoders else ()
     return found
 
 

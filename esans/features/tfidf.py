@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from esans.columns import ITEM_IDX, TEXT, TITLE
-from esans.errors import DataError
+from esans.columns import ITEM_IDX
 from esans.features.projection import COLUMNS, fit_svd, project, random_projection, sample_rows, to_csr, unit_rows
 from esans.features.registry import Encoded, Job
+from esans.features.source import text_of
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -46,7 +46,7 @@ def encode(items: DataFrame, config: Any, job: Job) -> Encoded:
     from pyspark.sql import functions as F
 
     settings = config.tfidf
-    rows = items.select(ITEM_IDX, _terms(_source(items), settings.ngrams, settings.buckets).alias(COLUMNS))
+    rows = items.select(ITEM_IDX, _terms(text_of(items), settings.ngrams, settings.buckets).alias(COLUMNS))
     rows = rows.where(F.size(COLUMNS) > 0).persist(StorageLevel.DISK_ONLY)
     total = rows.count()
     weigh = TfIdfWeights(_idf(rows, total, settings.buckets, settings.min_items))
@@ -59,16 +59,6 @@ def encode(items: DataFrame, config: Any, job: Job) -> Encoded:
         projection, kept = fit_svd(matrix, config.dim, job.seed)
         figures["text.svd_kept"] = kept
     return Encoded(project(rows, projection, weigh, weighted=False), config.dim, figures)
-
-
-def _source(items: DataFrame) -> Column:
-    from pyspark.sql import functions as F
-
-    given = [F.col(name) for name in (TEXT, TITLE) if name in items.columns]
-    if not given:
-        raise DataError("items: there is no column 'text' or 'title'. Map one in the prepare section, or set features.text.encoder=none.")
-    blank_as_null = [F.when(F.length(F.trim(column)) > 0, column) for column in given]
-    return F.coalesce(*blank_as_null, F.lit(""))
 
 
 def _terms(source: Column, ngrams: int, buckets: int) -> Column:

@@ -131,4 +131,4 @@ def test_beyond_the_landmarks_items_take_the_vectors_of_their_neighbours(spark, 
 def test_an_unknown_encoder_is_refused_with_the_known_ones():
     with pytest.raises(ConfigError) as error:
         build(Settings, {"features": {"text": {"encoder": "bert"}}})
-    assert str(error.value) == "features.text: text.encoder = 'bert': must be one of auto, tfidf, columns, none."
+    assert str(error.value) == "features.text: text.encoder = 'bert': must be one of auto, tfidf, columns, sentence_transformers, module, none."
