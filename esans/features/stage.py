@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 
 CONTENT_ENCODERS = {TEXT_MODALITY: TEXT_ENCODERS, IMAGE_MODALITY: IMAGE_ENCODERS}
 
+# Petastorm reads a file at a time, one row group, and the ranks of align share the files out.
+_ROWS_PER_FILE = 16_384
+
 
 class Features(Stage):
     """Text, image and behaviour vectors per item, the item graph, and side columns as codes (METHOD 1)."""
@@ -90,7 +93,7 @@ class Features(Stage):
                 "Map a title, text, text_vector or image_vector column in the prepare section, or bring items that share users."
             )
         with spark_step(spark, "vectors and side columns"):
-            out.write("vectors", _together(items, modalities))
+            out.write("vectors", _together(items, modalities), max_records_per_file=_ROWS_PER_FILE)
             codes, cardinality = side_codes(items, prepare.facts["side"], self.config.side)
             out.write("side", codes.orderBy(ITEM_IDX))
         out.state({"num_items": num_items, "modalities": {name: clean.dim for name, clean in modalities.items()}, "side": cardinality})
