@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from esans.cluster.assign import assign_codes, count_primaries, draw_sample
+import numpy as np
+
+from esans.cluster.assign import assign_codes, count_primaries
 from esans.cluster.config import ClusterConfig
-from esans.cluster.repair import Repair, Repairs, Sample
+from esans.cluster.fit import Fit, Trained
+from esans.cluster.matching import matched, relabelled
+from esans.cluster.previous import Previous
+from esans.cluster.repair import Repair, Repairs
+from esans.cluster.sample import Sample, draw_sample
+from esans.cluster.scan import Source
 from esans.cluster.tables import Cells, count_cells
-from esans.codebooks.codebook import Codebooks, Primaries, residuals
-from esans.codebooks.kmeans import kmeans
-from esans.codebooks.sizes import Sizes
-from esans.columns import ITEM_IDX, MEAN
+from esans.codebooks.codebook import Codebooks, Primaries
+from esans.codebooks.sizes import Sizes, decide
+from esans.errors import DataError
 from esans.progress import say, spark_step
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import DataFrame, SparkSession
 
-# Matrix products of other shapes may differ in the last bit and move an item on a border; two tries always sufficed.
-_TRIES = 3
+# The sample may mislead the repair, and matrix products of other shapes may move an item on a border; two tries always sufficed.
+_TRIES = 4
 
 
 @dataclass(frozen=True)
@@ -33,44 +39,91 @@ class Built:
     sizes: Sizes
     sample: Sample
     repairs: Repairs
+    figures: dict[str, float] = field(default_factory=dict)
+    """What the way it was built has to report beside."""
 
 
-def build(vectors: DataFrame, modalities: list[str], assigned: int, num_items: int, config: ClusterConfig, seed: int) -> Built:
+@dataclass(frozen=True)
+class Task:
+    """What there is to build from."""
+
+    spark: SparkSession
+    source: Source
+    """Aligned vectors."""
+    num_items: int
+    """Size of the catalogue."""
+    config: ClusterConfig
+    seed: int
+    """Of k-means and of the sample."""
+    scratch: str
+    """URI of a folder for what must not outlive the build."""
+    previous: Previous | None = None
+    trained: Trained | None = None
+
+    def sample(self) -> Sample:
+        """The training sample."""
+        with spark_step(self.spark, "sample for the codebooks"):
+            return draw_sample(self.spark, self.source, self.config.kmeans.max_training_vectors, self.seed, self.scratch)
+
+
+def build(task: Task) -> Built:
     """Fit P on means and Q on residuals of a sample, mend P until every primary has its least size, assign everything.
-
-    Args:
-        vectors: item_idx, one array<float> per modality, mean.
-        modalities: their names, in the order of the residuals.
-        assigned: rows of `vectors`.
-        num_items: size of the catalogue.
-        config: the whole section.
-        seed: of k-means and of the sample.
 
     Raises:
         DataError: there are too few items, or the least size cannot be met.
     """
-    spark, batch = vectors.sparkSession, config.assign_batch
-    sizes = config.sizes(assigned)
-    with spark_step(spark, "sample for the codebooks"):
-        sample = draw_sample(vectors.select(ITEM_IDX, *modalities, MEAN), modalities, assigned, config.kmeans.max_training_vectors, seed)
-    say(f"  {sizes.primary} primaries x {sizes.secondary} secondaries to fit on {len(sample.item):,} of {assigned:,} items")
-    primaries = Primaries.plain(kmeans(sample.mean, sizes.primary, config.kmeans, seed, spherical=config.kmeans.spherical))
-    repair = Repair(sample, sizes, config, seed)
-    with spark_step(spark, "primaries: assign, count and repair"):
-        primaries = repair.run(primaries, lambda book: count_primaries(vectors, book, batch))
+    spark, source, config = task.spark, task.source, task.config
+    sizes = _sizes(task)
+    sample = task.sample()
+    say(f"  {sizes.primary} primaries x {sizes.secondary} secondaries on {len(sample.item):,} of {source.rows:,} items")
+    fit, repair = Fit(sample, sizes, config, task.seed, task.previous, task.trained), Repair(sample, sizes, config, task.seed)
+
+    def count(book: Primaries) -> np.ndarray:
+        with spark_step(spark, "count all primaries"):
+            return count_primaries(spark, source, book, config.assign_batch)
+
+    primaries = repair.run(fit.primaries(), count)
     for _ in range(_TRIES):
-        own = primaries.assign(sample.item, sample.mean, batch)
-        books = Codebooks(primaries, kmeans(residuals(sample.vectors, own, primaries.centroids), sizes.secondary, config.kmeans, seed))
+        own = primaries.assign(sample.item, sample.mean)
+        books = Codebooks(primaries, fit.secondaries(primaries, own))
+        if task.previous is not None:
+            books = _renamed(books, task.previous)
         with spark_step(spark, "assign all items"):
-            codes, cells = _assign(vectors, modalities, books, num_items, batch)
+            codes = on_disk(assign_codes(spark, source, books, task.num_items, config.assign_batch))
+            cells = count_cells(codes, len(primaries))
         if repair.fits(cells.sizes):
-            break
-        primaries = repair.force(primaries, cells.sizes)
-    return Built(books, codes, cells, sizes, sample, repair.done)
+            return Built(books, codes, cells, sizes, sample, repair.done)
+        codes.unpersist()
+        primaries = repair.mend(primaries, count)
+    raise DataError(
+        f"cluster: {_TRIES} repairs left primaries of {cells.sizes.min():,} to {cells.sizes.max():,} items.\n"
+        "Lower cluster.num_primary or cluster.min_cluster_size."
+    )
 
 
-def _assign(vectors: DataFrame, modalities: list[str], books: Codebooks, num_items: int, batch: int) -> tuple[DataFrame, Cells]:
+def on_disk(codes: DataFrame) -> DataFrame:
+    """Codes that are computed once, however often they are read."""
     from pyspark import StorageLevel
 
-    codes = assign_codes(vectors, modalities, books, num_items, batch).persist(StorageLevel.DISK_ONLY)
-    return codes, count_cells(codes, len(books.primaries))
+    return codes.persist(StorageLevel.DISK_ONLY)
+
+
+def _sizes(task: Task) -> Sizes:
+    config, rows = task.config, task.source.rows
+    if task.trained is None:
+        books = task.previous.books if task.previous is not None else None
+        return config.sizes(rows, (len(books.primaries), len(books.secondaries)) if books is not None else None)
+    found = len(task.trained.primaries), len(task.trained.secondaries)
+    for name, wanted, k in zip(("num_primary", "num_secondary"), (config.num_primary, config.num_secondary), found, strict=True):
+        if wanted not in (None, k):
+            raise DataError(
+                f"cluster.{name} = {wanted}, and the codebook that the align stage trained has {k}.\n"
+                f"Leave cluster.{name} out, or set align.vq.{name}={wanted} and run align again."
+            )
+    return decide(rows, config.least, config.m_c + 1, config.repair.largest, *found)
+
+
+def _renamed(books: Codebooks, previous: Previous) -> Codebooks:
+    old, alive, second = previous.books, previous.primary, previous.secondary
+    primary = matched(books.primaries.centroids, old.primaries.centroids[alive], alive)
+    return relabelled(books, primary, matched(books.secondaries, old.secondaries[second], second))

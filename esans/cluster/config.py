@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 from pydantic import Field
@@ -9,9 +10,11 @@ from pydantic import Field
 from esans.cluster.config_quality import GateConfig, QualityConfig
 from esans.codebooks.config import KMeansConfig
 from esans.codebooks.sizes import Sizes, decide
-from esans.config import PositiveFloat, PositiveInt, Runtime, config, section
+from esans.config import Fraction, PositiveFloat, PositiveInt, Runtime, config, section
 
-MODES = ("kmeans",)
+MODES = ("kmeans", "vq")
+# Sizes by the rule stay those of the previous build while they are within this factor of what the rule says today.
+_KEEP_SIZES = 1.5
 
 
 @config
@@ -33,11 +36,13 @@ class ClusterConfig:
     """Keys under `cluster`."""
 
     mode: str = "kmeans"
-    """How the codebooks are fitted: `kmeans`, per level on a sample."""
+    """How the codebooks are fitted: `kmeans`, per level on a sample; `vq`, together with the alignment (set align.codebooks=vq)."""
     num_primary: Annotated[int, Field(ge=2, le=20_000)] | None = None
-    """K1. By default sqrt(items), at most items / (3 x min_cluster_size): the mean size stays well above the least. 2 to 20,000."""
+    """K1. By default sqrt(items), at most items / (3 x min_cluster_size): the mean size stays well above the least; with `previous`
+    its K1 while that is within a factor of 1.5. 2 to 20,000."""
     num_secondary: Annotated[int, Field(ge=2, le=1_024)] | None = None
-    """K2. By default sqrt(items / K1), 2 to 256: a primary splits into about as many cells as a cell has items. 2 to 1,024."""
+    """K2. By default sqrt(items / K1), 2 to 256: a primary splits into about as many cells as a cell has items; with `previous`
+    its K2 while that is within a factor of 1.5. 2 to 1,024."""
     min_cluster_size: PositiveInt = 20
     """Every primary holds at least this many items, and at least m_o (METHOD 2 asks for max(m_o, 20)). Items; at least 1."""
     m_c: PositiveInt = 2
@@ -59,8 +64,16 @@ class ClusterConfig:
     gate: Annotated[GateConfig, Runtime] = section(GateConfig)
     """Bounds on figures of the report that stop the pipeline before anything is trained."""
     previous: str | None = None
-    """URI of an earlier cluster bundle to compare with (adjusted Rand index); null compares with none."""
-    assign_batch: Annotated[PositiveInt, Runtime] = 4_096
+    """URI of an earlier cluster bundle: k-means starts from its codebooks, ids are matched to its ids, and the adjusted Rand index
+    is reported; null starts afresh."""
+    keep_within: Fraction = 0.02
+    """With `previous`: its codebooks stay as they are while k-means from them would lower the distortion by less than this share.
+    0 to 1; 0 fits again unless there is nothing to gain."""
+    assign_only: bool = False
+    """Keep the codebooks and every code of `previous`, and give the items that are new to it the nearest codes; nothing is fitted."""
+    least_agreement: Fraction = 0.5
+    """With `assign_only` on vectors of another alignment: share of old items whose nearest primary must be the one they have. 0 to 1."""
+    assign_batch: Annotated[PositiveInt, Runtime] = 512
     """Items scored against all centroids at a time on a worker: batch x K1 x 4 bytes. At least 1."""
 
     def __post_init__(self) -> None:
@@ -76,11 +89,23 @@ class ClusterConfig:
                 f"num_primary = {self.num_primary} must be more than m_c = {self.m_c}: easy clusters are drawn among the other primaries."
             )
 
+        if self.assign_only and self.previous is None:
+            raise ValueError("assign_only = True needs previous: the URI of the cluster bundle whose codebooks are kept.")
+
     @property
     def least(self) -> int:
         """Items that every primary must hold."""
         return max(self.min_cluster_size, self.m_o)
 
-    def sizes(self, items: int) -> Sizes:
-        """K1 and K2 for so many items that have a vector. Raises DataError when they are too few."""
-        return decide(items, self.least, self.m_c + 1, self.repair.largest, self.num_primary, self.num_secondary)
+    def sizes(self, items: int, previous: tuple[int, int] | None = None) -> Sizes:
+        """K1 and K2 for so many items that have a vector, given those of an earlier build. Raises DataError when the items are too few."""
+        found = decide(items, self.least, self.m_c + 1, self.repair.largest, self.num_primary, self.num_secondary)
+        if previous is None:
+            return found
+        primary = previous[0] if self.num_primary is None and previous[0] * self.least <= items else found.primary
+        secondary = previous[1] if self.num_secondary is None else found.secondary
+        return replace(found, primary=_near(primary, found.primary), secondary=_near(secondary, found.secondary))
+
+
+def _near(wanted: int, rule: int) -> int:
+    return wanted if rule / _KEEP_SIZES <= wanted <= rule * _KEEP_SIZES else rule

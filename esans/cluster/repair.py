@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from esans.cluster.config import ClusterConfig
+from esans.cluster.sample import Sample
 from esans.codebooks.codebook import Primaries, nearest
 from esans.codebooks.kmeans import kmeans
 from esans.codebooks.sizes import Sizes
@@ -20,20 +21,10 @@ from esans.errors import DataError
 
 _FORCED_ROUNDS = 6
 _SAME = 1e-6
+# Standard errors of a sampled size within which a bound counts as in doubt.
+_DOUBT = 4.0
 
 Count = Callable[[Primaries], np.ndarray]
-
-
-@dataclass
-class Sample:
-    """Training items on the driver, bounded by kmeans.max_training_vectors."""
-
-    item: np.ndarray
-    """(n,) int64."""
-    vectors: np.ndarray
-    """(n, M, d) float32."""
-    mean: np.ndarray
-    """(n, d) float32."""
 
 
 @dataclass
@@ -59,17 +50,23 @@ class Repair:
         self.done = Repairs()
 
     def run(self, book: Primaries, count: Count) -> Primaries:
-        """Rounds on the sample, rounds over all items, then force. `count` gives the (K1,) sizes over all items.
+        """Rounds on the sample, then over all items where the sample leaves a size in doubt. `count` gives the (K1,) sizes over all items.
 
         Raises:
             DataError: the least size cannot be met.
         """
         scale = self.sizes.items / len(self.sample.item)
-        self.done.sizes = [int(size * scale) for size in self._members(book)]
+        counted = self._members(book) * scale
+        self.done.sizes = [int(size) for size in counted]
         for _ in range(self.config.repair.sample_rounds):
-            if self.fits(counted := self._members(book) * scale):
+            if self.fits(counted):
                 break
             book = self.improve(book, counted)
+            counted = self._members(book) * scale
+        return book if self._certain(counted, scale) else self.mend(book, count)
+
+    def mend(self, book: Primaries, count: Count) -> Primaries:
+        """Rounds over all items, then force. Raises as `run`."""
         for _ in range(self.config.repair.rounds):
             if self.fits(counted := count(book)):
                 return book
@@ -82,6 +79,11 @@ class Repair:
             f"cluster: after {self.done.rounds} rounds of repair the smallest of {len(book)} primaries holds {int(counted.min()):,} items, "
             f"less than {self.sizes.least}.\nLower cluster.num_primary or cluster.min_cluster_size."
         )
+
+    def _certain(self, counted: np.ndarray, scale: float) -> bool:
+        """Whether sizes estimated from the sample keep the guarantees by so much that counting all items can wait for their assignment."""
+        error = _DOUBT * np.sqrt(counted * scale) if scale > 1 else np.zeros(len(counted))
+        return self.fits(counted - error) and self.fits(counted + error)
 
     def fits(self, counted: np.ndarray) -> bool:
         """Whether sizes keep the guarantees."""

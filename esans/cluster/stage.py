@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from esans.bundle import BundleWriter
+from esans.bundle import Bundle, BundleWriter
 from esans.columns import ITEM_IDX, SIDE_PREFIX
 from esans.errors import DataError
 from esans.progress import say, spark_step
@@ -63,6 +63,13 @@ class Cluster(Stage):
         previous = open_previous(spark, inputs["previous"], align, source) if "previous" in inputs else None
         task = Task(spark, source, num_items, config, self.context.seed, join(out.data_uri, "sample"), previous, trained)
         return build_frozen(task, previous) if config.assign_only and previous is not None else build(task)
+
+    @classmethod
+    def accept(cls, config: Any, bundle: Bundle) -> None:
+        """Hold the figures of a finished bundle against the bounds of today. Raises GateError."""
+        from esans.cluster.gate import enforce
+
+        enforce(bundle.figures, config.gate, f"quality.html and clusters.html in {bundle.data_uri}")
 
     def _write_tables(self, built: Built, draws: Draws, out: BundleWriter) -> dict[str, float]:
         from esans.cluster import tables
