@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from esans.table import Table
 
 _ROWS = 8_192
-# A task reads one row group, or several where there are more of them than this.
-_MOST_TASKS = 10_000
+# Tasks a core: enough to even out slow ones, few enough that starting them costs nothing beside the reading.
+_TASKS_PER_CORE = 4
 
 
 def rows_of(column: pa.Array) -> np.ndarray:
@@ -79,15 +79,14 @@ class Source:
 
     def numbers(self, spark: SparkSession) -> DataFrame:
         """Column id: numbers of the units, spread over tasks."""
-        return spark.range(0, len(self.units), 1, self._tasks)
+        return spark.range(0, len(self.units), 1, self._tasks(spark))
 
     def parallel(self, spark: SparkSession) -> RDD[int]:
         """The same, for sums that come back as numpy arrays."""
-        return spark.sparkContext.parallelize(range(len(self.units)), self._tasks)
+        return spark.sparkContext.parallelize(range(len(self.units)), self._tasks(spark))
 
-    @property
-    def _tasks(self) -> int:
-        return max(1, min(len(self.units), _MOST_TASKS))
+    def _tasks(self, spark: SparkSession) -> int:
+        return max(1, min(len(self.units), _TASKS_PER_CORE * spark.sparkContext.defaultParallelism))
 
 
 def _open(uri: str) -> Any:
