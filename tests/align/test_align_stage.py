@@ -1,39 +1,13 @@
 from __future__ import annotations
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 
 from esans.align.stage import Align
 from esans.errors import ConfigError
-from tests.features.helpers import run_stage, write_bundle
-
-
-def features(folder, modalities, coverage=None, num_items=None):
-    """`modalities`: name -> (n, d) array; `coverage`: name -> (n,) bool."""
-    n = len(next(iter(modalities.values())))
-    columns = {"item_idx": pa.array(range(n), pa.int64())}
-    for name, vectors in modalities.items():
-        keep = (coverage or {}).get(name, np.ones(n, bool))
-        columns[name] = pa.array([row.tolist() if some else None for row, some in zip(vectors, keep, strict=True)], pa.list_(pa.float32()))
-    facts = {"num_items": num_items or n, "modalities": {name: vectors.shape[1] for name, vectors in modalities.items()}, "side": {}}
-    return write_bundle(folder, "features", {"vectors": pa.table(columns)}, facts)
-
-
-def unit(n, d, seed):
-    rows = np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-def turned(rows, d, seed):
-    """The same items seen through a random matrix."""
-    seen = rows @ np.random.default_rng(seed).standard_normal((rows.shape[1], d)).astype(np.float32)
-    return seen / np.linalg.norm(seen, axis=1, keepdims=True)
-
-
-def dense(bundle, column):
-    return np.array(bundle.table("vectors").arrow().sort_by("item_idx").column(column).to_pylist(), np.float32)
+from tests.align.clouds import dense, features, turned, unit
+from tests.features.helpers import run_stage
 
 
 def test_two_views_of_the_same_items_find_each_other(tmp_path):
