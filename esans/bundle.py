@@ -32,7 +32,7 @@ from esans.table import DataFile, Table
 from esans.uri import canonical, is_local, join, write_text
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import DataFrame, SparkSession
 
 MANIFEST = "manifest.json"
 
@@ -132,6 +132,12 @@ class BundleWriter:
         frame.write.option("maxRecordsPerFile", max_records_per_file).mode("errorifexists").parquet(uri)
         return self.adopt(name)
 
+    def keep(self, name: str, frame: DataFrame, spark: SparkSession) -> DataFrame:
+        """Rows written aside for the length of the stage and read back: unlike what executors cache, they outlive any of them."""
+        uri = join(self.data_uri, "kept", name)
+        frame.write.mode("overwrite").parquet(uri)
+        return spark.read.parquet(uri)
+
     def write_arrow(self, name: str, table: pa.Table) -> Table:
         """Write an in-memory table of bounded size as table `name`."""
         import pyarrow.parquet as pq
@@ -188,6 +194,9 @@ class BundleWriter:
 
     def finish(self, *, code_version: int, config: Mapping[str, Any], inputs: Mapping[str, str]) -> Bundle:
         """Write the manifest, last, and return the finished bundle."""
+        filesystem, kept = fsspec.core.url_to_fs(join(self.data_uri, "kept"))
+        if filesystem.exists(kept):
+            filesystem.rm(kept, recursive=True)
         manifest = {
             "stage": self.stage,
             "fingerprint": self.fingerprint,

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 _COLUMN = "column"
+# Neighbours whose vectors travel to an item that has no landmark beside it.
+_BESIDE = 5
 
 
 def encode(source: Interactions, config: Any, job: Job) -> Encoded:
@@ -74,10 +76,14 @@ def _rows(graph: DataFrame, landmarks: DataFrame, self_weight: float) -> DataFra
 
 
 def _beyond(graph: DataFrame, near: DataFrame, dim: int) -> DataFrame:
-    """Vectors of items without a landmark neighbour: the weighted sum over those of their neighbours that have a vector."""
+    """Vectors of items without a landmark neighbour: the weighted sum over the strongest of their neighbours that have a vector."""
+    from pyspark.sql import Window
     from pyspark.sql import functions as F
 
-    far = graph.join(near.select(ITEM_IDX), ITEM_IDX, "left_anti")
+    far = graph.join(near.select(ITEM_IDX), ITEM_IDX, "left_anti").join(near.select(F.col(ITEM_IDX).alias(NEIGHBOUR_IDX)), NEIGHBOUR_IDX)
+    # Ranked before vectors travel: what a few strong neighbours say, fifty say no better, and each brings a whole vector.
+    strongest = Window.partitionBy(ITEM_IDX).orderBy(F.desc(SCORE), NEIGHBOUR_IDX)
+    far = far.withColumn("place", F.row_number().over(strongest)).where(F.col("place") <= _BESIDE).drop("place")
     known = near.select(F.col(ITEM_IDX).alias(NEIGHBOUR_IDX), VECTOR)
     # Sorted, so that sums do not depend on the order in which rows arrive.
     neighbours = F.array_sort(F.collect_list(F.struct(NEIGHBOUR_IDX, SCORE, VECTOR)))

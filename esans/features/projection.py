@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 COLUMNS, WEIGHTS = "columns", "weights"
-_OVERSAMPLING, _POWER_ITERATIONS = 10, 3
+_OVERSAMPLING, _POWER_ITERATIONS = 10, 4
+_ROWS_AT_A_TIME = 16_384
 _SAMPLE_STEPS = 1_000_000
 
 Weigh = Callable[[sparse.csr_matrix], sparse.csr_matrix]
@@ -71,18 +72,26 @@ def fit_svd(matrix: sparse.csr_matrix, dim: int, seed: int) -> tuple[np.ndarray,
     if matrix.nnz == 0:
         return np.zeros((width, dim), np.float32), 0.0
     rank = min(dim + _OVERSAMPLING, *matrix.shape)
-    start = np.random.default_rng(seed).standard_normal((width, rank))
-    basis, _ = np.linalg.qr(matrix @ start)
+    basis = np.random.default_rng(seed).standard_normal((width, rank))
     for _ in range(_POWER_ITERATIONS):
-        across, _ = np.linalg.qr(matrix.T @ basis)
-        basis, _ = np.linalg.qr(matrix @ across)
-    _, values, directions = np.linalg.svd((matrix.T @ basis).T, full_matrices=False)
+        basis, _ = np.linalg.qr(_there_and_back(matrix, basis))
+    squares, turn = np.linalg.eigh(basis.T @ _there_and_back(matrix, basis))
+    values, directions = np.sqrt(np.maximum(squares[::-1], 0)), (basis @ turn[:, ::-1]).T
     keep = int(min(dim, (values > values[0] * 1e-6).sum()))
     # The sign of a singular vector is arbitrary; fixing it keeps two builds comparable.
     directions = directions[:keep] * np.sign(directions[:keep][np.arange(keep), np.abs(directions[:keep]).argmax(axis=1)])[:, None]
     projection = np.zeros((width, dim), np.float32)
     projection[:, :keep] = (directions / np.sqrt(values[:keep])[:, None]).T
     return projection, float((values[:keep] ** 2).sum() / matrix.multiply(matrix).sum())
+
+
+def _there_and_back(matrix: sparse.csr_matrix, basis: np.ndarray) -> np.ndarray:
+    """M^T M times (width, rank), some rows of M at a time: nothing as long as the sample is ever dense."""
+    total = np.zeros_like(basis)
+    for start in range(0, matrix.shape[0], _ROWS_AT_A_TIME):
+        part = matrix[start : start + _ROWS_AT_A_TIME]
+        total += part.T @ (part @ basis)
+    return total
 
 
 def random_projection(width: int, dim: int, seed: int) -> np.ndarray:

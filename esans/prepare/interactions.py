@@ -60,7 +60,8 @@ def check_interactions(
         first.alias("__bad"),
         F.to_json(shown, {"ignoreNullFields": "false"}).alias(C.ROW),
     )
-    known = catalogue.withColumn("__known", F.lit(True))
+    # The catalogue is the light side: hashing it spares sorting all events.
+    known = catalogue.withColumn("__known", F.lit(True)).hint("shuffle_hash")
     unknown = R.problem(R.UNKNOWN_ITEM, config.columns.item_id, F.col("__known").isNull())
     rows = rows.join(known, C.ITEM_ID, "left").withColumn("__bad", F.coalesce("__bad", unknown)).drop("__known")
     # The row as JSON is wanted of rejected rows only; a copy of the whole table would double what is kept.

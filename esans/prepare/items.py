@@ -149,6 +149,7 @@ def check_items(joined: DataFrame, config: ItemsConfig) -> R.Checked:
     Raises:
         DataError: empty table, a column whose type cannot mean what it should, bad vectors under on_bad_vector=error.
     """
+    from pyspark import StorageLevel
     from pyspark.sql import functions as F
 
     with readable(NAME):
@@ -160,16 +161,18 @@ def check_items(joined: DataFrame, config: ItemsConfig) -> R.Checked:
             _there(soft).alias("__soft"),
             _row_json(joined, config).alias(C.ROW),
             reduce(lambda total, value: total + value.isNotNull().cast("int"), typed.values(), F.lit(0)).alias("__filled"),
-        ).persist()
+        ).persist(StorageLevel.DISK_ONLY)
         total, lengths = usual_lengths(base, config)
         if total == 0:
             raise DataError(f"items: the table is empty (0 rows): {config.path or config.table}. Check prepare.items.path.")
-        rows = _mark_duplicates(check_vectors(base, config, lengths), config).persist()
+        rows = check_vectors(base, config, lengths)
+        # Telling duplicates apart sorts whole rows, vectors and all: only where there are any.
+        if _has_duplicates(base):
+            rows = _mark_duplicates(rows, config).persist(StorageLevel.DISK_ONLY)
         # One entry for a row that goes, one for each value that goes of a row that stays.
         entries = F.when(F.size("__bad") > 0, F.slice("__bad", 1, 1)).otherwise(F.col("__soft"))
         rejected = rows.select(C.ROW, F.explode(entries).alias("one")).select(F.lit(NAME).alias(C.TABLE), "one.*", C.ROW)
         rejects = R.count(rejected)
-        base.unpersist()
         if config.on_bad_vector == "error":
             require_good_vectors(joined, rejects, lengths, config)
         good = rows.where(F.size("__bad") == 0).drop("__bad", "__soft", "__filled", C.ROW)
@@ -285,6 +288,12 @@ def _row_json(joined: DataFrame, config: ItemsConfig) -> Column:
         else:
             shown.append(column(name).cast("string").alias(name))
     return F.to_json(F.struct(*shown), {"ignoreNullFields": "false"})
+
+
+def _has_duplicates(rows: DataFrame) -> bool:
+    from pyspark.sql import functions as F
+
+    return not rows.where(F.col(C.ITEM_ID).isNotNull()).groupBy(C.ITEM_ID).count().where("count > 1").isEmpty()
 
 
 def _mark_duplicates(rows: DataFrame, config: ItemsConfig) -> DataFrame:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 IS_TARGET = "is_target"
 PART = "part"  # int: 0 train, 1 validation, 2 test
-_BUCKETS = 1024
+_BUCKETS = 16_384
 
 
 def with_ties(positives: DataFrame, seed: int) -> DataFrame:
@@ -28,7 +28,7 @@ def with_ties(positives: DataFrame, seed: int) -> DataFrame:
     return positives.withColumn("tie", tie).withColumn("order_tie", F.xxhash64(C.USER_ID, C.ORDER_ID, F.lit(seed)))
 
 
-def split(rows: DataFrame, config: SplitConfig, deduplicate: str) -> DataFrame:
+def split(rows: DataFrame, config: SplitConfig, deduplicate: str, moments: DataFrame | None = None) -> DataFrame:
     """Deduplicated positives with their part, place and role.
 
     Whatever the method: a user's train rows come before the validation rows, and those before the test rows; a row is a
@@ -36,6 +36,9 @@ def split(rows: DataFrame, config: SplitConfig, deduplicate: str) -> DataFrame:
 
     Args:
         rows: user_idx, item_idx, timestamp, event, order_id, weight, and the ties of `with_ties`.
+        config: method and minimum counts.
+        deduplicate: first, last or none.
+        moments: the timestamps of `rows` where they can be had for less; global_time reads them several times.
 
     Returns:
         The same columns without ties, and position (int, 0 .. n - 1 in the user's time order), part (int), split, is_target (boolean).
@@ -50,7 +53,10 @@ def split(rows: DataFrame, config: SplitConfig, deduplicate: str) -> DataFrame:
     rows = rows.withColumn("new", F.row_number().over(pair.orderBy(*_order())) == 1)
     user = Window.partitionBy(C.USER_IDX)
     rows = rows.withColumns({"items": _count_new().over(user), "orders": F.max("rank").over(user)})
-    rows = {"last_out": _last_out, "last_basket": _last_basket, "global_time": _global_time}[config.method](rows, config)
+    if config.method == "global_time":
+        rows = _global_time(rows, config, cut_times(rows if moments is None else moments, config))
+    else:
+        rows = {"last_out": _last_out, "last_basket": _last_basket}[config.method](rows, config)
     rows = rows.withColumn(IS_TARGET, F.col("qualified") & (F.col(PART) > 0) & F.col("new"))
     rows = _one_per_part(rows, deduplicate)
     position = F.row_number().over(Window.partitionBy(C.USER_IDX).orderBy(*_order())) - 1
@@ -131,29 +137,30 @@ def _last_two(rows: DataFrame, qualified: Column) -> DataFrame:
     return rows.withColumns({"qualified": qualified, PART: part})
 
 
-def _global_time(rows: DataFrame, config: SplitConfig) -> DataFrame:
+def _global_time(rows: DataFrame, config: SplitConfig, cuts: tuple[int, int]) -> DataFrame:
     """Everything from one moment on is validation, from another on test, whoever the user is."""
     from pyspark.sql import functions as F
 
-    validation, test = cut_times(rows, config)
+    validation, test = cuts
     part = F.when(F.col(C.TIMESTAMP) >= test, 2).when(F.col(C.TIMESTAMP) >= validation, 1).otherwise(0)
     return rows.withColumns({"qualified": F.col("items") >= config.min_items, PART: part})
 
 
 def cut_times(rows: DataFrame, config: SplitConfig) -> tuple[int, int]:
     """Unix seconds at which validation and test start under global_time; shares are looked up in the data."""
+    from pyspark.sql import functions as F
+
     cuts: list[Any] = [config.validation_from, config.test_from]
     if is_share(config.validation_from):
-        total = rows.count()
-        return tuple(_moment(rows, min(total - 1, int(total * cut))) for cut in cuts)  # type: ignore[return-value]
+        low, high, total = rows.agg(F.min(C.TIMESTAMP), F.max(C.TIMESTAMP), F.count(F.lit(1))).collect()[0]
+        return tuple(_moment(rows, min(total - 1, int(total * cut)), low, high) for cut in cuts)  # type: ignore[return-value]
     return tuple(-int(-seconds(cut, "cut") // 1) for cut in cuts)  # type: ignore[return-value]
 
 
-def _moment(rows: DataFrame, rank: int) -> int:
-    """Timestamp of the row at `rank` (from 0) in time order, exactly, by narrowing an interval: 1024 counts a pass reach the driver."""
+def _moment(rows: DataFrame, rank: int, low: int, high: int) -> int:
+    """Timestamp of the row at `rank` (from 0) in time order, exactly, by narrowing an interval: 16,384 counts a pass reach the driver."""
     from pyspark.sql import functions as F
 
-    low, high = rows.agg(F.min(C.TIMESTAMP), F.max(C.TIMESTAMP)).collect()[0]
     before = 0
     while low < high:
         width = -(-(high - low + 1) // _BUCKETS)

@@ -53,14 +53,15 @@ class Prepare(Stage):
             with spark_step(spark, "write images"):
                 out.report({"num_images": tables.write_images(out, raw.images, items.good, item_map, str(config.items.columns.image))})
         with spark_step(spark, "check interactions"):
-            catalogue = item_map.frame.join(items.good.select(C.ITEM_ID), C.ITEM_ID, "left_semi")
+            # Without an earlier map every numbered item is in the catalogue.
+            catalogue = item_map.frame if old_items is None else item_map.frame.join(items.good.select(C.ITEM_ID), C.ITEM_ID, "left_semi")
             checked = check_interactions(raw.interactions, config.interactions, catalogue, orders=config.split.method == "last_basket")
         self._tell(checked)
         with spark_step(spark, "write rejected rows"):
             out.write("rejected", items.rejected.unionByName(checked.rejected))
         with spark_step(spark, "event rules and minimum counts"):
             found = events.classify(checked.good, config.events)
-            positives = filters.filter_rare(found.positives, config.filters)
+            positives = filters.filter_rare(found.positives, config.filters, lambda rows, step: out.keep(f"positives-{step}", rows, spark))
         with spark_step(spark, "number users"):
             user_map = tables.write_users(out, positives, old_users, spark)
         with spark_step(spark, f"split ({config.split.method})"):

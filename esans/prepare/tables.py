@@ -51,7 +51,9 @@ def write_items(out: BundleWriter, good: DataFrame, previous: IdMap | None, spar
         raise DataError(
             f"items: {size} item is left after the checks, and retrieval needs at least 2. Check prepare.items.path and the rejected rows."
         )
-    rows = numbered.join(good.drop(images.STAND_IN), C.ITEM_ID, "left").withColumn(C.AVAILABLE, F.coalesce(C.AVAILABLE, F.lit(False)))
+    # Hashing the light side spares sorting the rows with the vectors.
+    wide = good.drop(images.STAND_IN).join(numbered.hint("shuffle_hash"), C.ITEM_ID, "right")
+    rows = wide.withColumn(C.AVAILABLE, F.coalesce(C.AVAILABLE, F.lit(False)))
     first = [C.ITEM_IDX, C.ITEM_ID, C.AVAILABLE]
     out.write("items", rows.select(*first, *[name for name in rows.columns if name not in first]))
     return IdMap(spark.read.parquet(f"{out.data_uri}/items").select(C.ITEM_ID, C.ITEM_IDX), size)
@@ -101,8 +103,9 @@ def write_interactions(
     """Table `interactions`: the positives with split, position and role. Returns it as written, with the column `part`."""
     from pyspark.sql import functions as F
 
-    numbered = with_ties(positives, seed).join(users.frame, C.USER_ID).drop(C.USER_ID, C.ITEM_ID)
-    rows = split(numbered, config.split, config.deduplicate)
+    numbered = with_ties(positives, seed).join(users.frame.hint("shuffle_hash"), C.USER_ID).drop(C.USER_ID, C.ITEM_ID)
+    # Everything that follows happens within a user: one shuffle serves it all.
+    rows = split(numbered.repartition(C.USER_IDX), config.split, config.deduplicate, positives.select(C.TIMESTAMP))
     names = config.interactions.columns
     optional = [name for name, mapped in ((C.EVENT, names.event), (C.ORDER_ID, names.order_id)) if mapped is not None]
     out.write(
