@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
@@ -63,6 +67,41 @@ def test_a_stage_on_the_cluster_writes_what_it_writes_locally(
     assert set(cluster.manifest["tables"]) == set(local.manifest["tables"])
     for name in local.manifest["tables"]:
         assert_same_rows(cluster.table(name).arrow(), local.table(name).arrow(), f"{stage}.{name}")
+
+
+@pytest.mark.timeout(300)
+def test_an_executor_killed_while_the_graph_is_made_leaves_the_same_tables(
+    spark_cluster: SparkCluster, plans: dict[str, Plan], retail_slice: Path, spark: SparkSession, tmp_path: Path
+) -> None:
+    undisturbed = [run_stage(plans["local"], stage) for stage in ("prepare", "features")][-1]
+    work_dir = tmp_path / "killed"
+    work_dir.mkdir()
+    (work_dir / "prepare").symlink_to(Path(plans["local"].settings.work_dir) / "prepare")
+    plan = Plan(Source((str(retail_slice),), (f"--work_dir={work_dir}",)).load())
+    arguments = (ROOT / "jobs" / "features.py", "--config", str(retail_slice), f"--work_dir={work_dir}")
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(spark_cluster.submit, *arguments, cwd=tmp_path)
+        folder = Path(plan.stage("features").uri.removeprefix("file://"))
+        while not list(folder.glob("attempt-*/graph")):
+            assert not running.done(), succeeded(running.result())
+            time.sleep(0.05)
+        victim = executors_of_this_run()[0]
+        victim.kill()
+        assert not list(folder.glob("attempt-*/graph/_SUCCESS"))
+        succeeded(running.result())
+    survived = Bundle.open(plan.stage("features").uri)
+    for name in undisturbed.manifest["tables"]:
+        assert_same_rows(survived.table(name).arrow(), undisturbed.table(name).arrow(), f"features.{name}")
+
+
+def executors_of_this_run() -> list[psutil.Process]:
+    """Java processes of executors below this process: nobody else's."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if process.name() == "java" and any("CoarseGrainedExecutorBackend" in word for word in process.cmdline()):
+                found.append(process)
+    return found
 
 
 def assert_same_rows(left: pa.Table, right: pa.Table, name: str) -> None:
