@@ -113,6 +113,7 @@ def run_stage(cluster: Standalone, folder: Path, stage: str) -> dict[str, float]
         conf = {
             "spark.driver.memory": DRIVER_HEAP,
             "spark.executor.memory": EXECUTOR_HEAP,
+            "spark.executorEnv.PYTHONPATH": str(ROOT),
             "spark.ui.enabled": "false",
             "spark.driver.host": "127.0.0.1",
             "spark.eventLog.enabled": "true",

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 
+ROOT = Path(__file__).resolve().parents[1]
 _SAMPLE_SECONDS = 0.25
 
 
@@ -44,6 +45,8 @@ def standalone(folder: Path, *, workers: int, cores: int, memory: str) -> Iterat
     env |= {"JAVA_HOME": str(require_java()), "SPARK_HOME": str(home), "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_DAEMON_MEMORY": "256m"}
     # Shuffle files lie beside the rest of the work, not in whatever /tmp holds.
     env |= {"PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_DIRS": str(folder / "local")}
+    # The project beside this file, whatever else is installed.
+    env["PYTHONPATH"] = str(ROOT)
     folder.mkdir(parents=True, exist_ok=True)
     port, page = _free_port(), _free_port()
     master, state = f"spark://127.0.0.1:{port}", f"http://127.0.0.1:{page}/json/"
