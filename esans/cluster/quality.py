@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 
+_CHUNK = 16_384
+
+
 def gini(sizes: np.ndarray) -> float:
     """0 where all are equal, towards 1 where one holds everything."""
     ordered = np.sort(sizes.astype(np.float64))
@@ -69,18 +72,22 @@ def effective_clusters(probabilities: np.ndarray) -> float:
 
 def cosine_coherence(sample: Sample, c1: np.ndarray) -> dict[str, float]:
     """Mean cosine of two different sampled items, within a primary and overall, by the aligned modality vectors concatenated."""
-    flat = sample.vectors.reshape(len(sample.item), -1).astype(np.float64)
-    flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
+    from scipy.sparse import csr_matrix
 
-    def mean_cosine(labels: np.ndarray) -> float:
-        counts = np.bincount(labels)
-        sums = np.zeros((len(counts), flat.shape[1]))
-        np.add.at(sums, labels, flat)
+    flat, counts = sample.vectors.reshape(len(sample.item), -1), np.bincount(c1)
+    sums = np.zeros((len(counts), flat.shape[1]))
+    # Unit vectors of the whole sample in double precision would take more memory than the sample itself.
+    for start in range(0, len(flat), _CHUNK):
+        part = flat[start : start + _CHUNK].astype(np.float64)
+        scale = 1 / np.maximum(np.linalg.norm(part, axis=1), 1e-12)
+        sums += csr_matrix((scale, (c1[start : start + _CHUNK], np.arange(len(part)))), (len(counts), len(part))) @ part
+
+    def mean_cosine(sums: np.ndarray, counts: np.ndarray) -> float:
         pairs = (counts * (counts - 1.0)).sum()
-        return float(((sums**2).sum() - len(labels)) / pairs) if pairs else float("nan")
+        return float(((sums**2).sum() - counts.sum()) / pairs) if pairs else float("nan")
 
-    within, overall = mean_cosine(c1), mean_cosine(np.zeros(len(c1), np.int64))
-    return {"coherence.cosine_within": within, "coherence.cosine_overall": overall, "coherence.cosine_gap": within - overall}
+    overall = mean_cosine(sums.sum(0), np.array([len(flat)]))
+    return {"coherence.cosine_within": mean_cosine(sums, counts), "coherence.cosine_overall": overall}
 
 
 def graph_coherence(codes: DataFrame, graph: DataFrame, sizes: np.ndarray) -> dict[str, float]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _ROWS = 8_192
 # Tasks a core: enough to even out slow ones, few enough that starting them costs nothing beside the reading.
-_TASKS_PER_CORE = 4
+_TASKS_PER_CORE = 2
 
 
 def rows_of(column: pa.Array) -> np.ndarray:
