@@ -18,9 +18,9 @@ Scores = Mapping[str, Mapping[str, list[float]]]
 _COLUMNS = {
     "purity": "genre purity",
     "nmi": "NMI with genres",
-    "behaviour": "behaviour inside",
-    "average": "purity and behaviour, averaged",
     "later": "later films inside",
+    "average": "purity and later films, averaged",
+    "behaviour": "item graph inside",
 }
 _FIGURES = {
     "primaries": "primaries",
@@ -54,9 +54,10 @@ def write_report(
         "Genres judge: a film's genre is the rarest that it carries. All ways to cluster get the same number of clusters and the",
         f"same sizes (differing by one at most). Mean over {seeds} k-means seeds, standard deviation behind it.",
         "",
-        "- *behaviour inside*: share of the weight of the item graph inside a cluster (train events; behaviour vectors have seen it).",
-        "- *later films inside*: share of pairs (one of a person's last 20 train films, that person's validation film) inside a",
-        "  cluster, which no vector has seen.",
+        "- *later films inside*: behaviour coherence. Share of pairs (one of a person's last 20 train films, that person's validation",
+        "  film) inside a cluster; no vector has seen them.",
+        "- *item graph inside*: share of the weight of the item graph inside a cluster. Behaviour vectors were fitted to it, so that",
+        "  clusters of those alone lead here by construction.",
         "",
         *_scores_table(scores),
         "",
@@ -124,10 +125,10 @@ def comparison_figure(scores: Scores) -> Figure:
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
     for name, found in scores.items():
-        x, y = np.mean(found["behaviour"]), np.mean(found["purity"])
-        axes.errorbar(x, y, xerr=np.std(found["behaviour"]), yerr=np.std(found["purity"]), fmt="o")
+        x, y = np.mean(found["later"]), np.mean(found["purity"])
+        axes.errorbar(x, y, xerr=np.std(found["later"]), yerr=np.std(found["purity"]), fmt="o")
         axes.annotate(name, (x, y), xytext=(6, 4), textcoords="offset points")
-    axes.set(xlabel="share of the item graph inside a cluster", ylabel="genre purity", title="equal K, equal sizes")
+    axes.set(xlabel="share of later films inside the cluster", ylabel="genre purity", title="equal K, equal sizes")
     axes.margins(0.2)
     return figure
 
