@@ -15,6 +15,7 @@ from esans.environment import check_pins, check_python
 from esans.errors import ConfigError, EsansError
 from esans.negatives.config import CONFIGS
 from esans.settings import Settings, Source
+from esans.spark import unreadable_file
 
 if TYPE_CHECKING:
     from esans.stage import Stage
@@ -184,6 +185,13 @@ def _guarded(work: Callable[[], None]) -> None:
         for line in str(error).splitlines():
             print(f"{kind}: {line}" if not line.startswith(" ") else line, file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except Exception as error:
+        file = unreadable_file(error)
+        if file is None:
+            raise
+        cure = "Bring the file back; where it belongs to a bundle, remove that bundle's manifest.json and run its stage again."
+        print(f"error: cannot read {file}: it is corrupt or cut short. {cure}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt as stop:
         print("stopped", file=sys.stderr)
         sys.exit(143 if isinstance(stop, _Terminated) else 130)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,9 @@ from esans.config import PositiveInt, Runtime, config
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+_UNREADABLE = ("CANNOT_READ_FILE_FOOTER", "FAILED_READ_FILE", "is not a Parquet file", "Could not read footer")
+_FILE = re.compile(r"(?:file|path)[: ]+[\"'`]?((?:[a-z0-9]+:/|/)[^\s\"'`]+)", re.IGNORECASE)
 
 
 @config
@@ -28,6 +32,15 @@ class SparkConfig:
     """Partitions after a shuffle before adaptive execution joins the small ones."""
     conf: Annotated[dict[str, str], Runtime] = dataclasses.field(default_factory=dict)
     """Any further Spark settings, as name: value."""
+
+
+def unreadable_file(error: BaseException) -> str | None:
+    """The file that Spark could not read, where that is what an error says ("one of its files" where Spark names none); else None."""
+    text = str(error)
+    if not any(mark in text for mark in _UNREADABLE):
+        return None
+    found = _FILE.search(text)
+    return found.group(1).rstrip(".,:;)") if found else "one of its files"
 
 
 def under_spark_submit() -> bool:

@@ -76,7 +76,7 @@ class Strongest:
         return self._best(key // self.num_items, key % self.num_items, total)
 
     def _best(self, item: np.ndarray, other: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        divisor = np.power(self.count[item] * self.count[other], self.exponent) + self.shrinkage
+        divisor = (self.count[item] * self.count[other]) ** self.exponent + self.shrinkage
         score = (weight / float(UNIT) / divisor).astype(np.float32)
         first = np.concatenate([[True], item[1:] != item[:-1]])
         group = np.cumsum(first) - 1

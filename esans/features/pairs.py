@@ -84,7 +84,8 @@ class PairCounter:
 def add_up(keys: list[np.ndarray], weights: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Pieces of (key, weight) as rising distinct keys with their summed weights."""
     key, weight = np.concatenate(keys), np.concatenate(weights)
-    order = np.argsort(key, kind="stable")
+    # Whole numbers add up to the same in any order, so the sort need not be stable.
+    order = np.argsort(key)
     key, weight = key[order], weight[order]
     first = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]])) if len(key) else np.empty(0, np.int64)
     return key[first], np.add.reduceat(weight, first) if len(key) else weight

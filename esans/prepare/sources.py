@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 
 from esans.errors import ConfigError, DataError
 from esans.prepare.config import TableConfig
+from esans.spark import unreadable_file
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
     from pyspark.sql.types import DataType
-
-_FILE = re.compile(r"(?:file|path)[: ]+[\"'`]?((?:[a-z0-9]+:/|/)[^\s\"'`]+)", re.IGNORECASE)
 
 
 def read_table(spark: SparkSession, config: TableConfig, name: str, key: str) -> DataFrame:
@@ -58,9 +57,8 @@ def readable(name: str) -> Iterator[None]:
             raise DataError(
                 f"{name}: the table is empty: prepare.{name}.path holds no file that Spark can read. Correct the path or the format."
             ) from None
-        if any(mark in text for mark in ("CANNOT_READ_FILE_FOOTER", "FAILED_READ_FILE", "is not a Parquet file", "Could not read footer")):
-            found = _FILE.search(text)
-            file = found.group(1).rstrip(".,:;)") if found else "one of its files"
+        file = unreadable_file(error)
+        if file is not None:
             raise DataError(
                 f"{name}: cannot read {file}: it is corrupt, cut short or not of the configured format. Replace the file, or take it out."
             ) from None
