@@ -28,8 +28,9 @@ def require_packages(packages: Iterable[str], encoder: str, modality: str) -> No
 
 def require_path(value: str, key: str) -> Path:
     """A file or folder of this machine. Raises ConfigError naming `key` when there is none."""
-    path = Path(value.removeprefix("file://")).expanduser()
-    if "://" in str(path):
+    local = value.removeprefix("file://")
+    path = Path(local).expanduser()
+    if "://" in local:
         raise ConfigError(f"{key} = {value!r}: must be a path that this machine and every executor have. Copy the files there.")
     if not path.exists():
         raise ConfigError(f"{key} = {value!r}: there is no such file or folder on this machine. Correct the path.")

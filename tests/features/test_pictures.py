@@ -23,7 +23,7 @@ def picture(kind: str = "JPEG", mode: str = "RGB", size: tuple[int, int] = (60, 
 
 
 def outcome(content):
-    return [(status, why) for _, status, why in attempt(lambda one: decode(one, LIMITS), [content], 2)][0]
+    return next(attempt(lambda one: decode(one, LIMITS), [content], 2))[1:]
 
 
 @pytest.mark.parametrize(("kind", "mode"), [("JPEG", "RGB"), ("JPEG", "L"), ("PNG", "RGBA"), ("PNG", "P"), ("GIF", "P"), ("WEBP", "RGB")])
@@ -48,10 +48,9 @@ def test_no_bytes_noise_a_torn_file_and_a_bomb_each_have_their_kind():
 def test_whatever_happened_to_a_file_it_opens_as_a_picture_or_is_refused_as_corrupt(cut, place, byte):
     content = bytearray(picture("PNG"))
     content[place % len(content)] = byte
-    try:
-        assert decode(bytes(content[: len(content) - cut]), Limits(1 << 20, 1 << 40)).mode == "RGB"
-    except Refused as refused:
-        assert refused.kind in (CORRUPT, TOO_LARGE)
+    damaged = bytes(content[: max(len(content) - cut, 0)])
+    image, status, reason = next(attempt(lambda one: decode(one, LIMITS), [damaged], 1))
+    assert status in (CORRUPT, TOO_LARGE) if image is None else (image.mode, status, reason) == ("RGB", OK, None)
 
 
 def test_a_uri_that_cannot_be_read_is_refused_with_the_reason_and_a_large_file_is_not_read_whole(tmp_path):
