@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from esans.config import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Runtime, config, section
+from esans.config import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Runtime, config, section
 from esans.features.registry import BEHAVIOUR_ENCODERS, IMAGE_ENCODERS, TEXT_ENCODERS, check
 
 OnBadLength = Literal["missing", "error"]
@@ -110,8 +110,25 @@ class ImageConfig(ModelConfig):
 
 
 @config
+class SwingConfig:
+    """Bounds and smoothing of Swing weights. An item costs at most max_users^2 x max_history products."""
+
+    alpha: PositiveFloat = 1.0
+    """Added to the number of items that two users share. Items; above 0."""
+    max_users: Annotated[int, Field(ge=2, le=1_000)] = 64
+    """Users of an item that count, drawn by a hash where there are more. 2 to 1,000."""
+    max_history: Annotated[int, Field(ge=2, le=1_000)] = 100
+    """Latest distinct items of a user that count; takes the place of graph.max_history. 2 to 1,000."""
+
+
+@config
 class GraphConfig:
     """The item graph: who was bought with whom, from the train split alone."""
+
+    weight: Literal["cosine", "swing"] = "cosine"
+    """`cosine`: decayed co-occurrence; `swing`: pairs of users who share both items and little else, so items of two users at least."""
+    swing: SwingConfig = section(SwingConfig)
+    """Keys of `swing`, beside window, half_life_days, popularity_exponent, shrinkage and neighbours."""
 
     max_history: PositiveInt = 200
     """Latest train positives of a user that count; caps what one heavy user can add. Events; at least 1."""
@@ -136,7 +153,40 @@ class LandmarksConfig:
     max_fit_items: Annotated[int, Field(ge=1_000)] = 200_000
     """Items sampled to the driver to fit the singular vectors: at most 8 bytes x neighbours each. At least 1,000."""
     self_weight: NonNegativeFloat = 1.0
-    """Weight of an item as its own neighbour, so that direct neighbours end up close too. 0 or more."""
+    """Weight of an item as its own neighbour, so that direct neighbours end up close too; 1 is as much as its strongest. 0 or more."""
+
+
+@config
+class LightGcnConfig:
+    """LightGCN over the item graph: vectors averaged along sampled edges, trained to tell neighbours from other items.
+
+    The driver's temporary folder takes about 16 bytes x dim an item and 8 an edge; memory holds one step.
+    """
+
+    layers: Annotated[int, Field(ge=0, le=4)] = 1
+    """Steps along edges that a vector is averaged over. 0 to 4."""
+    fan_out: PositiveInt = 10
+    """Neighbours drawn per item and layer in training; the final vectors take all. At least 1."""
+    batch_size: Annotated[int, Field(ge=2, le=65_536)] = 1_024
+    """Pairs of a step, contrasted with each other. 2 to 65,536."""
+    temperature: PositiveFloat = 0.1
+    """InfoNCE temperature. Above 0."""
+    learning_rate: PositiveFloat = 0.05
+    """Step size of row-wise Adagrad. Above 0."""
+    epochs: PositiveInt = 8
+    """Most epochs. At least 1."""
+    draws_per_item: PositiveFloat = 8.0
+    """Pairs of an epoch, per item with neighbours. Above 0."""
+    max_steps_per_epoch: PositiveInt = 25_000
+    """Bound on the steps of an epoch, however large the catalogue. At least 1."""
+    held_out_share: Annotated[float, Field(ge=0, le=0.5)] = 0.02
+    """Share of the train pairs kept from training, whose loss decides when to stop. 0 (never stops early) to 0.5."""
+    patience: PositiveInt = 1
+    """Stop after this many epochs without a lower held-out loss. At least 1."""
+    auto_items: NonNegativeInt = 10_000
+    """`encoder: auto` takes lightgcn for catalogues of at most this many items, where it trains in seconds. 0 or more."""
+    device: Annotated[Literal["auto", "cpu", "cuda"], Runtime] = "auto"
+    """`auto` takes a GPU where there is one."""
 
 
 @config
@@ -144,13 +194,15 @@ class BehaviourConfig:
     """Behaviour vectors, fitted on the train split alone."""
 
     encoder: str = "auto"
-    """How the graph is embedded: `landmarks` (which `auto` means), or `none`."""
+    """How the graph is embedded: `landmarks`, `lightgcn`, or `none`; `auto` takes lightgcn where the catalogue is small."""
     dim: Annotated[int, Field(ge=2, le=4096)] = 128
     """Length of behaviour vectors. 2 to 4096."""
     graph: GraphConfig = section(GraphConfig)
     """The item graph."""
     landmarks: LandmarksConfig = section(LandmarksConfig)
-    """The built-in embedding."""
+    """Truncated singular vectors, computed in Spark."""
+    lightgcn: LightGcnConfig = section(LightGcnConfig)
+    """A trained embedding."""
 
     def __post_init__(self) -> None:
         check(BEHAVIOUR_ENCODERS, self.encoder, "behaviour.encoder")

@@ -35,6 +35,15 @@ def train_events(interactions: DataFrame) -> DataFrame:
     return interactions.where(F.col(SPLIT) == TRAIN).select(USER_IDX, ITEM_IDX, TIMESTAMP, POSITION)
 
 
+def weigh(events: DataFrame, num_items: int, config: GraphConfig, count: Callable[[], np.ndarray], seed: int) -> DataFrame:
+    """The graph that the config asks for: item_idx, neighbour_idx long, score float. Arguments as for `item_graph`."""
+    if config.weight == "swing":
+        from esans.features.swing_graph import swing_graph
+
+        return swing_graph(events, num_items, config, count, seed)
+    return item_graph(events, num_items, config, count)
+
+
 def item_graph(events: DataFrame, num_items: int, config: GraphConfig, count: Callable[[], np.ndarray]) -> DataFrame:
     """Neighbours of every item that shares a window with another.
 

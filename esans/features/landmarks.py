@@ -64,13 +64,13 @@ def _landmarks(source: Interactions, bound: int) -> tuple[DataFrame, int]:
 
 
 def _rows(graph: DataFrame, landmarks: DataFrame, self_weight: float) -> DataFrame:
-    """item_idx, columns array<int>, weights array<float>: scores at the landmarks, and `self_weight` at itself."""
+    """item_idx, columns array<int>, weights array<float>: scores at the landmarks, and `self_weight` times the highest at itself."""
     from pyspark.sql import functions as F
 
     edges = graph.select(ITEM_IDX, NEIGHBOUR_IDX, SCORE)
     if self_weight > 0:
-        weight = F.lit(self_weight).cast("float").alias(SCORE)
-        edges = edges.unionByName(graph.select(ITEM_IDX).distinct().select(ITEM_IDX, F.col(ITEM_IDX).alias(NEIGHBOUR_IDX), weight))
+        weight = (F.max(SCORE) * F.lit(self_weight)).cast("float").alias(SCORE)
+        edges = edges.unionByName(graph.groupBy(ITEM_IDX).agg(weight).select(ITEM_IDX, F.col(ITEM_IDX).alias(NEIGHBOUR_IDX), SCORE))
     entries = edges.join(landmarks, NEIGHBOUR_IDX).groupBy(ITEM_IDX).agg(F.collect_list(F.struct(_COLUMN, SCORE)).alias("entries"))
     return entries.select(ITEM_IDX, F.col(f"entries.{_COLUMN}").alias(COLUMNS), F.col(f"entries.{SCORE}").alias(WEIGHTS))
 

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from esans.bundle import Bundle, BundleWriter
+from esans.table import Table
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -31,7 +32,7 @@ IMAGE_ENCODERS: Mapping[str, str] = {
     "timm": "esans.features.timm_images",
     "module": "esans.features.own",
 }
-BEHAVIOUR_ENCODERS: Mapping[str, str] = {"landmarks": "esans.features.landmarks"}
+BEHAVIOUR_ENCODERS: Mapping[str, str] = {"landmarks": "esans.features.landmarks", "lightgcn": "esans.features.lightgcn"}
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,10 @@ class Interactions:
     """item_idx, neighbour_idx, score."""
     events: DataFrame
     """Train events: user_idx, item_idx, timestamp, position."""
+    table: Table
+    """The graph as written, for those who stream it."""
+    popularity: Table
+    """item_idx, count: train events of every item."""
 
 
 Encode = Callable[[Any, Any, Job], Encoded]

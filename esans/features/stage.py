@@ -51,7 +51,7 @@ class Features(Stage):
     """Text, image and behaviour vectors per item, the item graph, and side columns as codes (METHOD 1)."""
 
     name = "features"
-    code_version = 1
+    code_version = 2
     inputs = ("prepare",)
 
     @classmethod
@@ -73,7 +73,7 @@ class Features(Stage):
             require_packages(packages(encoders, getattr(self.config, name).encoder), getattr(self.config, name).encoder, name)
         import numpy as np
 
-        from esans.features.graph import item_graph, train_events
+        from esans.features.graph import train_events, weigh
         from esans.features.side import side_codes
 
         prepare, spark = inputs["prepare"], self.context.spark
@@ -84,8 +84,9 @@ class Features(Stage):
         found = {modality: self._encode(modality, items, num_items, out, **extra) for modality in (TEXT_MODALITY, IMAGE_MODALITY)}
         with spark_step(spark, "item graph"):
             count = partial(prepare.table("popularity").dense, ITEM_IDX, COUNT, num_items, np.float64)
-            graph = out.write("graph", item_graph(events, num_items, self.config.behaviour.graph, count)).spark(spark)
-        found[BEHAVIOUR_MODALITY] = self._encode(BEHAVIOUR_MODALITY, Interactions(graph, events), num_items, out)
+            table = out.write("graph", weigh(events, num_items, self.config.behaviour.graph, count, self.context.seed))
+        source = Interactions(graph := table.spark(spark), events, table, prepare.table("popularity"))
+        found[BEHAVIOUR_MODALITY] = self._encode(BEHAVIOUR_MODALITY, source, num_items, out)
         modalities = {name: clean for name in MODALITIES if (clean := found[name]) is not None and clean.present}
         if not modalities:
             raise DataError(
@@ -103,7 +104,7 @@ class Features(Stage):
     def _encode(self, modality: str, source: DataFrame | Interactions, num_items: int, out: BundleWriter, **extra: Any) -> Clean | None:
         from esans.features.vectors import clean
 
-        section, name = getattr(self.config, modality), self._encoder(modality, source)
+        section, name = getattr(self.config, modality), self._encoder(modality, source, num_items)
         if name == NONE:
             unused = modality == IMAGE_MODALITY and extra.get("images") is not None
             say(f"  {modality}: none" + (" (pictures are mapped: features.image.encoder says what reads them)" if unused else ""))
@@ -121,12 +122,12 @@ class Features(Stage):
                 say(f"  {modality}: {count:,} vectors count as missing ({problem.replace('_', ' ')})")
         return found
 
-    def _encoder(self, modality: str, source: DataFrame | Interactions) -> str:
+    def _encoder(self, modality: str, source: DataFrame | Interactions, num_items: int) -> str:
         chosen = str(getattr(self.config, modality).encoder)
         if chosen != AUTO:
             return chosen
         if isinstance(source, Interactions):
-            return "landmarks"
+            return "lightgcn" if num_items <= self.config.behaviour.lightgcn.auto_items else "landmarks"
         if modality == IMAGE_MODALITY:
             return "columns" if IMAGE_VECTOR in source.columns else NONE
         if TEXT_VECTOR in source.columns:
