@@ -96,14 +96,18 @@ def run_stage(plan: Plan, name: str, parent: Run | None = None, label: str = "")
 
     Raises:
         BundleError: an input bundle is missing; the message says which stage to run first.
+        EsansError: whatever a stage raises that refuses a finished bundle of its own, this one or an input.
     """
     settings, planned = plan.settings, plan.stage(name)
     title = f"{label}{name}" + (f" ({settings.method})" if settings.method and name in METHOD_STAGES else "")
     done = Bundle.find(planned.uri)
     if done is not None:
+        stage_class(name).accept(getattr(settings, name), done)
         say(f"{title}: up to date  {planned.uri}")
         return done
     inputs = {source: _open_input(name, source, uri) for source, uri in planned.inputs.items()}
+    for source in stage_class(name).inputs:
+        stage_class(source).accept(getattr(settings, source), inputs[source])
     headline(title)
     cls = stage_class(name)
     run_name = f"{name}-{settings.method}" if settings.method and name in METHOD_STAGES else name

@@ -61,6 +61,10 @@ class Stage:
         return {}
 
     @classmethod
+    def accept(cls, config: Any, bundle: Bundle) -> None:
+        """Refuse a finished bundle that the config of today no longer wants, by raising; keys outside the fingerprint can ask for that."""
+
+    @classmethod
     def previous_uri(cls, config: Any) -> str | None:
         """An earlier bundle of this stage to build on: an explicit URI, never 'latest'."""
         return getattr(config, "previous", None)

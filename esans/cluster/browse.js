@@ -11,8 +11,10 @@
     return element;
   }
 
+  const pictures = Object.values(data.items).some((item) => item.image);
+
   function picture(item) {
-    if (!item.image) return [];
+    if (!item.image) return pictures ? [make("i", "none")] : [];
     const image = make("img");
     image.src = item.image;
     image.alt = "";

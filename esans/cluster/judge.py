@@ -17,7 +17,7 @@ from esans.cluster.false_negatives import figures as rate_figures
 from esans.cluster.gate import broken, enforce
 from esans.cluster.hardness import CosineJudge, Drawn, Expected, Held, Judge, fallback_of, measure
 from esans.cluster.pictures import CurvePoint, curve_figure, hardness_figure, plot_style, svg
-from esans.cluster.quality import effective_clusters
+from esans.cluster.quality import drawn_vs_norm, effective_clusters
 from esans.columns import COUNT, ITEM_IDX
 from esans.progress import say, spark_step
 from esans.stage import Inputs, StageContext
@@ -96,6 +96,8 @@ class Judgement:
         """
         num_items = int(self.inputs["align"].facts["num_items"])
         found = Findings({**figures, "unassigned.share": 1 - float(self.built.cells.count.sum()) / num_items})
+        found.figures["coherence.cosine_gap"] = figures["coherence.cosine_within"] - figures["coherence.cosine_overall"]
+        found.figures |= drawn_vs_norm(self.draws.probabilities, self.built.books.primaries.centroids)
         with plot_style():
             self._plot_tables(found)
             if self.config.quality.enabled:

@@ -18,7 +18,7 @@ _GROUPS = {
     "Repairs": ("repair.",),
     "Hard pools": ("hard_pool.",),
     "What belongs together": ("coherence.", "category.", "stability."),
-    "Draws": ("transition.", "false_negatives.", "hardness."),
+    "Draws": ("transition.", "false_negatives.", "hardness.", "curve."),
 }
 
 
@@ -60,7 +60,8 @@ def clusters_page(
         temperature: T_c in force.
         about: a sentence on sample and sizes.
     """
-    cards = "".join(_card(shown, chosen, captions, shares.get(shown.c1, ())) for shown in chosen.primaries)
+    blank = "<i class='none'></i>" if any(caption.image for caption in captions.values()) else ""
+    cards = "".join(_card(shown, chosen, captions, shares.get(shown.c1, ()), blank) for shown in chosen.primaries)
     intro = (
         f"<p>{safe(about)} Segments of a bar are the cells of a primary, by size. p is the chance that an easy draw goes there first, "
         f"at T<sub>c</sub> = {temperature:g}. A click on an item shows what would be drawn as its negatives.</p>"
@@ -71,13 +72,13 @@ def clusters_page(
     return _PAGE.format(title="What the clusters hold", other=other, body=body + data, style=_style())
 
 
-def _card(shown: ShownPrimary, chosen: Selection, captions: Mapping[int, Caption], shares: Sequence[tuple[str, float]]) -> str:
+def _card(shown: ShownPrimary, chosen: Selection, captions: Mapping[int, Caption], shares: Sequence[tuple[str, float]], blank: str) -> str:
     bar = "".join(
         f"<i style='flex-grow:{count};--tone:{18 + (place * 37) % 55}%' title='cell {c2}: {count:,} items'></i>"
         for place, (c2, count) in enumerate(shown.cells)
     )
     kinds = "".join(f"<span class='chip'>{safe(kind)} <b>{share:.0%}</b></span>" for kind, share in shares)
-    items = "".join(f"<li>{_item(item, chosen, captions)}</li>" for item in shown.items)
+    items = "".join(f"<li>{_item(item, chosen, captions, blank)}</li>" for item in shown.items)
     near = "".join(
         f"<tr><th>{other.c1}</th><td>{other.size:,}</td><td>{other.probability:.3f}</td>"
         f"<td class='titles'>{' · '.join(safe(captions[item].title) for item in other.items)}</td></tr>"
@@ -91,9 +92,9 @@ def _card(shown: ShownPrimary, chosen: Selection, captions: Mapping[int, Caption
     )
 
 
-def _item(item: int, chosen: Selection, captions: Mapping[int, Caption]) -> str:
+def _item(item: int, chosen: Selection, captions: Mapping[int, Caption], blank: str) -> str:
     caption = captions[item]
-    picture = f"<img src='{safe(caption.image)}' alt='' loading='lazy'>" if caption.image else ""
+    picture = f"<img src='{safe(caption.image)}' alt='' loading='lazy'>" if caption.image else blank
     return (
         f"<button data-item='{item}' title='{safe(caption.item_id)}: {safe(caption.title)}'>{picture}<span>{safe(caption.title)}</span>"
         f"<em>{chosen.codes[item][1]}</em></button>"

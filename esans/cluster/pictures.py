@@ -59,8 +59,10 @@ def curve_figure(curve: Sequence[CurvePoint], others: Mapping[str, tuple[float, 
     axes = figure.subplots()
     ordered = sorted(curve, key=lambda point: point.temperature)
     axes.plot([point.hardness for point in ordered], [point.ratio for point in ordered], marker="o", color=_COLORS["easy"], label="easy")
-    for point in ordered:
-        axes.annotate(f"{point.temperature:g}", (point.hardness, point.ratio), xytext=(4, 6), textcoords="offset points", fontsize=8.5)
+    for place, point in enumerate(ordered):
+        above = (0, 7 if place % 2 == 0 else -14)
+        where = (point.hardness, point.ratio)
+        axes.annotate(f"{point.temperature:g}", where, xytext=above, textcoords="offset points", fontsize=8, ha="center")
     for name, place in others.items():
         axes.plot(*place, marker="s", linestyle="none", color=_COLORS.get(name, "#a578c9"), label=name)
     axes.set(xlabel=f"mean {about}", ylabel="false negatives, in times of uniform draws", ylim=(0, None))

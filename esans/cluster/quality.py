@@ -70,6 +70,18 @@ def effective_clusters(probabilities: np.ndarray) -> float:
     return float(np.exp(-(p * logs).sum(1).mean()))
 
 
+def drawn_vs_norm(probabilities: np.ndarray, centroids: np.ndarray) -> dict[str, float]:
+    """Correlation, over primaries, of how often easy draws go there with the length of the centroid.
+
+    Near -1 they go to loose primaries: means of unlike items are short, so that they are near to everything and like nothing.
+    Easy negatives are then no harder than uniform ones; cluster.kmeans.spherical makes all centroids equally long.
+    """
+    drawn, norm = probabilities.sum(0, dtype=np.float64), np.linalg.norm(centroids, axis=1)
+    if min(drawn.std(), norm.std()) < 1e-6:
+        return {}
+    return {"transition.drawn_vs_norm": float(np.corrcoef(drawn, norm)[0, 1])}
+
+
 def cosine_coherence(sample: Sample, c1: np.ndarray) -> dict[str, float]:
     """Mean cosine of two different sampled items, within a primary and overall, by the aligned modality vectors concatenated."""
     from scipy.sparse import csr_matrix

@@ -90,7 +90,13 @@ def small_tables() -> tuple[ClusterTables, Cells, np.ndarray]:
 def counted(spark, tmp_path_factory) -> tuple[Pairs, ClusterTables, Cells, np.ndarray]:
     tables, cells, apart = small_tables()
     rows = [
-        {"user_idx": user, "split": "validation", "history": history, "targets": targets, "seen": sorted({*history, 2} if user == 0 else history)}
+        {
+            "user_idx": user,
+            "split": "validation",
+            "history": history,
+            "targets": targets,
+            "seen": sorted({*history, 2} if user == 0 else history),
+        }
         for user, (history, targets) in USERS.items()
     ]
     other = {"user_idx": 9, "split": "test", "history": [1, 2], "targets": [30], "seen": [1, 2]}
