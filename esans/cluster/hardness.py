@@ -50,8 +50,8 @@ class Held:
         """The sample under its codebooks."""
         c1, c2 = books.assign(sample.item, sample.vectors, sample.mean)
         order = np.lexsort((sample.item, c2, c1))
-        mean = sample.mean[order]
-        unit = mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
+        unit = sample.mean[order]
+        unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
         sizes = len(books.primaries), len(books.secondaries)
         return cls(sample.item[order], c1[order].astype(np.int64), c2[order].astype(np.int64), unit, *sizes)
 
