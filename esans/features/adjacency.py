@@ -103,9 +103,11 @@ def _settle(graph: Adjacency, start: int, stop: int) -> None:
     """Sort the rows of a slice by neighbour and add up their weights: sums must not depend on the order in which edges came."""
     row, neighbour, weight = graph.edges(start, stop)
     order = np.lexsort((neighbour, row))
+    # Copies: `weight` is a view of the file that is written next.
+    neighbour, weight = neighbour[order], weight[order]
     first = int(graph.indptr[start])
-    graph.indices[first : first + len(row)] = neighbour[order]
-    graph.weights[first : first + len(row)] = weight[order]
-    graph.out_degree[start:stop] = np.bincount(row - start, weights=weight[order], minlength=stop - start)
-    found, inverse = np.unique(neighbour[order], return_inverse=True)
-    graph.in_degree[found] += np.bincount(inverse, weights=weight[order], minlength=len(found))
+    graph.indices[first : first + len(row)] = neighbour
+    graph.weights[first : first + len(row)] = weight
+    graph.out_degree[start:stop] = np.bincount(row - start, weights=weight, minlength=stop - start)
+    found, inverse = np.unique(neighbour, return_inverse=True)
+    graph.in_degree[found] += np.bincount(inverse, weights=weight, minlength=len(found))

@@ -15,6 +15,7 @@ from esans.features.sampling import Block, neighbourhoods
 
 # Messages of one chunk of the inference: this many floats.
 _FLOATS = 16_000_000
+_ROWS = 65_536
 
 
 class Propagation(nn.Module):
@@ -68,4 +69,6 @@ def infer(graph: Adjacency, table: np.ndarray, propagation: Propagation, folder:
             above[start:stop] = vectors.cpu().numpy()
             total[start:stop] += above[start:stop]
         below = above
+    for start in range(0, len(total), _ROWS):
+        total[start : start + _ROWS] /= len(propagation.convolutions) + 1
     return total
