@@ -12,7 +12,7 @@ from esans.features.stage import Features
 from esans.settings import Settings
 from tests.features.helpers import interactions, prepare, run_stage, shop
 
-SMALL = {"text": {"dim": 8}, "behaviour": {"dim": 8, "graph": {"neighbours": 4}}}
+SMALL = {"text": {"dim": 8}, "behaviour": {"encoder": "landmarks", "dim": 8, "graph": {"neighbours": 4}}}
 ORDER = [("item_idx", "ascending"), ("neighbour_idx", "ascending")]
 
 
@@ -115,7 +115,10 @@ def test_a_single_item_has_its_text_and_no_neighbours(spark, tmp_path):
 
 def test_beyond_the_landmarks_items_take_the_vectors_of_their_neighbours(spark, tmp_path):
     items, events = shop(60, 40)
-    few = {"text": {"encoder": "none"}, "behaviour": {"dim": 8, "graph": {"neighbours": 3}, "landmarks": {"landmarks": 5}}}
+    few = {
+        "text": {"encoder": "none"},
+        "behaviour": {"encoder": "landmarks", "dim": 8, "graph": {"neighbours": 3}, "landmarks": {"landmarks": 5}},
+    }
     bundle = run_stage(Features, tmp_path, {"prepare": prepare(tmp_path, items, events)}, **few)
     assert bundle.figures["behaviour.landmarks"] == 5
     assert bundle.figures["behaviour.coverage"] > 0.5
@@ -131,4 +134,7 @@ def test_beyond_the_landmarks_items_take_the_vectors_of_their_neighbours(spark, 
 def test_an_unknown_encoder_is_refused_with_the_known_ones():
     with pytest.raises(ConfigError) as error:
         build(Settings, {"features": {"text": {"encoder": "bert"}}})
-    assert str(error.value) == "features.text: text.encoder = 'bert': must be one of auto, tfidf, columns, sentence_transformers, module, none."
+    assert (
+        str(error.value)
+        == "features.text: text.encoder = 'bert': must be one of auto, tfidf, columns, sentence_transformers, module, none."
+    )
