@@ -68,8 +68,7 @@ class Contrast:
     def __init__(self, config: LightGcnConfig, pairs: Pairs, table: ItemTable, seed: int, device: torch.device) -> None:
         self.config, self.pairs, self.table, self.seed, self.device = config, pairs, table, seed, device
         self.propagation = Propagation(config.layers).to(device)
-        linked = int((np.diff(pairs.graph.indptr) > 0).sum())
-        self.steps = max(1, min(math.ceil(linked * config.draws_per_item / config.batch_size), config.max_steps_per_epoch))
+        self.steps = max(1, min(math.ceil(pairs.linked * config.draws_per_item / config.batch_size), config.max_steps_per_epoch))
         share = min(config.held_out_share, 0.5)
         self._hold = lambda first, second: held_out(first, second, pairs.graph.num_items, share, seed)
 

@@ -102,6 +102,8 @@ class Pairs:
     """(N,) float64: running sum of the chances of the first item."""
     log_chance: np.ndarray
     """(N,) float32: log of the chance that a pair's second item is this one, for log-Q corrections."""
+    linked: int
+    """Items with neighbours."""
 
     def draw(self, size: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """(size,) first and second items, int64."""
@@ -119,12 +121,12 @@ def pairs(graph: Adjacency, count: np.ndarray, folder: Path) -> Pairs:
         folder: local, for the files; 12 bytes an item.
     """
     running, chance = array(folder, "running", graph.num_items, np.float64), array(folder, "chance", graph.num_items, np.float64)
-    total = 0.0
+    total, found_linked = 0.0, 0
     for start in range(0, graph.num_items, _ITEMS):
         part = slice(start, min(start + _ITEMS, graph.num_items))
         linked = graph.out_degree[part] > 0
         running[part] = total + np.cumsum(np.where(linked, np.sqrt(np.maximum(count[part], 1)), 0.0))
-        total = float(running[part.stop - 1])
+        total, found_linked = float(running[part.stop - 1]), found_linked + int(linked.sum())
     for start, stop in graph.slices():
         row, neighbour, weight = graph.edges(start, stop)
         found, inverse = np.unique(neighbour, return_inverse=True)
@@ -133,4 +135,4 @@ def pairs(graph: Adjacency, count: np.ndarray, folder: Path) -> Pairs:
     log_chance = array(folder, "log_chance", graph.num_items, np.float32)
     for start in range(0, graph.num_items, _ITEMS):
         log_chance[start : start + _ITEMS] = np.log(np.maximum(chance[start : start + _ITEMS], 1e-30))
-    return Pairs(graph, running, log_chance)
+    return Pairs(graph, running, log_chance, found_linked)
