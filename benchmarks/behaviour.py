@@ -2,6 +2,7 @@
 
 python -m benchmarks.behaviour                     both data sets; writes benchmarks/figures.json
 python -m benchmarks.behaviour online_retail       one of them
+python -m benchmarks.behaviour --work FOLDER       keep the bundles, and use those that are there
 
 Query of a user: the mean of the unit vectors of the last 20 items. Ranked: all items with a vector, nearest first, the user's earlier
 items masked. `graph`: items by the sum of their edges from those 20, without any vectors.
@@ -45,13 +46,15 @@ PREPARE: dict[str, dict[str, Any]] = {
 def main() -> None:
     """Measure what the arguments name."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="*", choices=[*PREPARE, []], default=list(PREPARE), help="data sets below ../shared/data")
-    chosen = parser.parse_args().data
+    parser.add_argument("data", nargs="*", choices=[*PREPARE, []], default=[], metavar="DATA", help="data sets below ../shared/data")
+    parser.add_argument("--work", help="folder for the bundles, kept: a second run measures what the first one built")
+    arguments = parser.parse_args()
+    chosen = arguments.data or list(PREPARE)
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     figures: dict[str, tuple[float, str]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in chosen:
-            found = measure(name, folder)
+            found = measure(name, arguments.work or folder)
             figures |= {f"behaviour.{name}.recall50.{what}": (round(value, 4), "recall") for what, value in found.items() if "." in what}
             figures |= {f"behaviour.{name}.{what}_seconds": (round(value, 1), "s") for what, value in found.items() if "." not in what}
             ratio = found["cosine.lightgcn"] / found["cosine.landmarks"]

@@ -8,8 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from esans.config import build
+from esans.features.config import GraphConfig
 from esans.features.swing import Rows, Swing
-from esans.features.swing_graph import top
+from esans.features.swing_graph import swing_graph, top
+from tests.features.helpers import interactions
 
 NUM_ITEMS = 7
 DAY = 86_400
@@ -77,3 +80,16 @@ def test_the_strongest_come_first_ties_by_the_lower_neighbour():
     score = np.array([1.0, 2.0, 2.0, 3.0, 1e-60])
     kept = top(item, neighbour, score, 2)
     assert list(zip(item[kept].tolist(), neighbour[kept].tolist(), strict=True)) == [(0, 5), (0, 2), (1, 4)]
+
+
+def test_the_graph_in_spark_takes_the_latest_distinct_items_and_divides_by_popularity(spark):
+    # User 0 took item 3 long ago and item 0 twice: the cap of three leaves 2, 1 and the later 0.
+    rows = [(0, 3), (0, 0), (0, 0), (0, 1), (0, 2), (1, 1), (1, 0), (2, 2), (2, 1), (2, 0)]
+    events = spark.createDataFrame(interactions([(user, item, day, "train") for day, (user, item) in enumerate(rows)]).to_pandas())
+    config = build(GraphConfig, {"weight": "swing", "half_life_days": None, "swing": {"max_history": 3}})
+    count = np.array([4.0, 3.0, 2.0, 1.0])
+    found = {(row["item_idx"], row["neighbour_idx"]): row["score"] for row in swing_graph(events, 4, config, lambda: count, 0).collect()}
+    close = 1 / math.sqrt(3 * 2) / (1 + 2)
+    swing = {(0, 1): 2 * close + 1 / 3 / (1 + 3), (0, 2): 1 / 3 / (1 + 3), (1, 2): 1 / 3 / (1 + 3)}
+    expected = {(i, j): score / (math.sqrt(count[i] * count[j]) + 5) for (i, j), score in swing.items()}
+    assert found == pytest.approx(expected | {(j, i): score for (i, j), score in expected.items()})
