@@ -32,10 +32,13 @@ def info_nce(aligned_NMD: Tensor, present_NM: Tensor, temperature: float, own_N:
             continue
         left_ND, right_ND = aligned_NMD[both_N, a], aligned_NMD[both_N, b]
         same_Q = torch.arange(count, device=left_ND.device)
-        if own_N is not None:
+        if own_N is None:
+            there = left_ND @ right_ND.T / temperature
+            back = there.T
+        else:
             same_Q = same_Q[own_N[both_N]]
-        for query_ND, key_ND in ((left_ND, right_ND), (right_ND, left_ND)):
-            losses.append(cross_entropy(query_ND[same_Q] @ key_ND.T / temperature, same_Q, reduction="sum") / (2 * count))
+            there, back = left_ND[same_Q] @ right_ND.T / temperature, right_ND[same_Q] @ left_ND.T / temperature
+        losses += [cross_entropy(logits_QN, same_Q, reduction="sum") / (2 * count) for logits_QN in (there, back)]
     return torch.stack(losses).sum() if losses else None
 
 

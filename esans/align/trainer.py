@@ -117,7 +117,7 @@ class Trainer:
         config, whose = self.config, batch.whose
         aligned_NMD, present_NM = self._align(batch.rows)
         everyone_NM = self.ranks.gather(present_NM.byte(), whose).bool()
-        own_N = torch.from_numpy(whose == self.ranks.rank).to(self.ranks.device)
+        own_N = torch.from_numpy(whose == self.ranks.rank).to(self.ranks.device) if self.ranks.world_size > 1 else None
 
         def contrast(vectors_NMD: Tensor) -> Tensor | None:
             return info_nce(self.ranks.gather(vectors_NMD, whose), everyone_NM, config.temperature, own_N)
