@@ -39,11 +39,10 @@ def assign_codes(spark: SparkSession, source: Source, books: Codebooks, num_item
 
     def assign(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         source, books = shared.value
-        for batch in batches:
-            for unit in batch.column(0).to_pylist():
-                for item, vectors in source.read(unit):
-                    c1, c2 = books.assign(item, vectors, mean_of(vectors), batch_rows)
-                    yield pa.RecordBatch.from_arrays([pa.array(item), pa.array(c1), pa.array(c2)], [ITEM_IDX, PRIMARY, SECONDARY])
+        for unit in (unit for batch in batches for unit in batch.column(0).to_pylist()):
+            parts = [(item, *books.assign(item, vectors, mean_of(vectors), batch_rows)) for item, vectors in source.read(unit)]
+            columns = [pa.array(np.concatenate(column)) for column in zip(*parts, strict=True)]
+            yield pa.RecordBatch.from_arrays(columns, [ITEM_IDX, PRIMARY, SECONDARY])
 
     codes = source.numbers(spark).mapInArrow(assign, f"{ITEM_IDX} long, {PRIMARY} int, {SECONDARY} int")
     return every_item(spark, codes, source.rows, num_items)

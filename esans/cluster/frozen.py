@@ -56,8 +56,8 @@ def _assign(task: Task, previous: Previous) -> DataFrame:
 
     def assign(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         source, books, codes, batch_rows = shared.value
+        old = old_codes(codes)
         for unit in (unit for batch in batches for unit in batch.column(0).to_pylist()):
-            old = old_codes(source, unit, codes)
             for item, vectors in source.read(unit):
                 kept, kept2 = old.of(item)
                 near, near2 = books.assign(item, vectors, mean_of(vectors), batch_rows)

@@ -75,28 +75,31 @@ def read_books(bundle: Bundle) -> Codebooks:
     return Codebooks(primaries, _rows(bundle.table("secondaries").arrow().sort_by(SECONDARY).column(CENTROID).to_pylist()))
 
 
+@dataclass(frozen=True)
 class OldCodes:
-    """Codes of an earlier build for a range of items: 16 bytes an item, read where they lie."""
+    """Codes of an earlier build, addressed by item_idx: 8 bytes an item on each worker."""
 
-    def __init__(self, codes: Table, first: int, last: int) -> None:
-        import pyarrow.compute as pc
-
-        inside = (pc.field(ITEM_IDX) >= first) & (pc.field(ITEM_IDX) <= last)
-        found = codes.dataset().to_table(columns=[ITEM_IDX, PRIMARY, SECONDARY], filter=inside, use_threads=False)
-        self._first = first
-        self._c1, self._c2 = (np.full(max(last - first + 1, 0), UNASSIGNED, np.int32) for _ in range(2))
-        place = found.column(ITEM_IDX).to_numpy() - first
-        self._c1[place], self._c2[place] = found.column(PRIMARY).to_numpy(), found.column(SECONDARY).to_numpy()
+    c1: np.ndarray
+    c2: np.ndarray
 
     def of(self, item: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """c1 and c2, UNASSIGNED for items that the earlier build did not assign."""
-        return self._c1[item - self._first], self._c2[item - self._first]
+        """c1 and c2 of items, UNASSIGNED where the earlier build did not assign them."""
+        known = item < len(self.c1)
+        place = np.where(known, item, 0)
+        return np.where(known, self.c1[place], UNASSIGNED), np.where(known, self.c2[place], UNASSIGNED)
 
 
-def old_codes(source: Source, unit: int, codes: Table) -> OldCodes:
-    """Codes of an earlier build for the items of one row group."""
-    item = source.items(unit)
-    return OldCodes(codes, int(item.min()), int(item.max()))
+# Tasks follow one another in a worker process, and need the same table.
+_LOADED: dict[str, OldCodes] = {}
+
+
+def old_codes(codes: Table) -> OldCodes:
+    """Codes of an earlier build, read once per process."""
+    if codes.uri not in _LOADED:
+        _LOADED.clear()
+        c1, c2 = (codes.dense(ITEM_IDX, name, codes.rows, np.int32, UNASSIGNED) for name in (PRIMARY, SECONDARY))
+        _LOADED[codes.uri] = OldCodes(c1, c2)
+    return _LOADED[codes.uri]
 
 
 def _summed(spark: SparkSession, source: Source, codes: Table, k1: int, k2: int) -> Sums:
@@ -105,9 +108,8 @@ def _summed(spark: SparkSession, source: Source, codes: Table, k1: int, k2: int)
 
     def add(units: Iterator[int]) -> Iterator[Sums | None]:
         source, codes = shared.value
-        total: Sums | None = None
+        total, old = None, old_codes(codes)
         for unit in units:
-            old = old_codes(source, unit, codes)
             for item, vectors in source.read(unit):
                 total = _plus(total, _block_sums(*old.of(item), vectors, k1, k2))
         yield total

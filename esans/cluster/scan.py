@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
     from esans.table import Table
 
-_ROWS = 8_192
+# Rows at a time: their vectors stay in the processor's cache from the file to the scores.
+_ROWS = 2_048
 # Tasks a core: enough to even out slow ones, few enough that starting them costs nothing beside the reading.
 _TASKS_PER_CORE = 2
 
@@ -61,21 +63,15 @@ class Source:
         return cls(tuple(unit for units in found for unit in units), tuple(modalities), table.rows)
 
     def read(self, unit: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(n,) item_idx and (n, M, d) float32 of one row group, some thousand rows at a time."""
+        """(n,) item_idx and (n, M, d) float32 of one row group, some rows at a time."""
         uri, group = self.units[unit]
-        with _open(uri) as file:
-            for batch in file.iter_batches(_ROWS, row_groups=[group], columns=[ITEM_IDX, *self.modalities], use_threads=False):
-                first = rows_of(batch.column(self.modalities[0]))
-                vectors = np.empty((len(first), len(self.modalities), first.shape[1]), np.float32)
-                for place, name in enumerate(self.modalities):
-                    vectors[:, place] = rows_of(batch.column(name))
-                yield batch.column(ITEM_IDX).to_numpy(), vectors
-
-    def items(self, unit: int) -> np.ndarray:
-        """(n,) item_idx of one row group."""
-        uri, group = self.units[unit]
-        with _open(uri) as file:
-            return np.asarray(file.read_row_group(group, columns=[ITEM_IDX], use_threads=False).column(0).to_numpy())
+        columns = [ITEM_IDX, *self.modalities]
+        for batch in _kept_open(uri).iter_batches(_ROWS, row_groups=[group], columns=columns, use_threads=False):
+            first = rows_of(batch.column(self.modalities[0]))
+            vectors = np.empty((len(first), len(self.modalities), first.shape[1]), np.float32)
+            for place, name in enumerate(self.modalities):
+                vectors[:, place] = rows_of(batch.column(name))
+            yield batch.column(ITEM_IDX).to_numpy(), vectors
 
     def numbers(self, spark: SparkSession) -> DataFrame:
         """Column id: numbers of the units, spread over tasks."""
@@ -87,6 +83,12 @@ class Source:
 
     def _tasks(self, spark: SparkSession) -> int:
         return max(1, min(len(self.units), _TASKS_PER_CORE * spark.sparkContext.defaultParallelism))
+
+
+@lru_cache(maxsize=2)
+def _kept_open(uri: str) -> Any:
+    # A task reads the row groups of a file one after the other; its footer is read once.
+    return _open(uri)
 
 
 def _open(uri: str) -> Any:

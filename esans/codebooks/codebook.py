@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -86,12 +87,20 @@ class Primaries:
 
     def assign(self, item: np.ndarray, mean: np.ndarray, batch: int = BATCH) -> np.ndarray:
         """c1: (n,) item_idx and (n, d) means -> (n,) int32 in [0, K1)."""
-        prototype = nearest(mean, self.prototypes, self.penalty, batch)
-        counts = np.array([len(choice) for choice in self.choices], np.int64)
-        flat = np.array([label for choice in self.choices for label in choice], np.int32)
-        first = np.concatenate([[0], np.cumsum(counts)[:-1]])
+        prototype, (counts, first, flat) = self._search(mean, batch), self._labels
         place = (mix(item) % counts[prototype].astype(np.uint64)).astype(np.int64)
         return flat[first[prototype] + place]
+
+    # Prepared once for however many blocks of rows.
+    @cached_property
+    def _search(self) -> Nearest:
+        return Nearest(self.prototypes, self.penalty)
+
+    @cached_property
+    def _labels(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        counts = np.array([len(choice) for choice in self.choices], np.int64)
+        flat = np.array([label for choice in self.choices for label in choice], np.int32)
+        return counts, np.concatenate([[0], np.cumsum(counts)[:-1]]), flat
 
 
 def residuals(vectors: np.ndarray, c1: np.ndarray, centroids: np.ndarray) -> np.ndarray:
@@ -119,9 +128,13 @@ class Codebooks:
     def assign(self, item: np.ndarray, vectors: np.ndarray, mean: np.ndarray, batch: int = BATCH) -> tuple[np.ndarray, np.ndarray]:
         """(n,) items, (n, M, d) modalities and (n, d) means -> c1 and c2, (n,) int32 each."""
         c1 = self.primaries.assign(item, mean, batch)
-        search, c2 = Nearest(self.secondaries), np.empty(len(item), np.int32)
+        c2 = np.empty(len(item), np.int32)
         # Residuals of all rows would leave the processor's cache.
         for start in range(0, len(item), batch):
             part = slice(start, start + batch)
-            c2[part] = search(residuals(vectors[part], c1[part], self.primaries.centroids), batch)
+            c2[part] = self._search(residuals(vectors[part], c1[part], self.primaries.centroids), batch)
         return c1, c2
+
+    @cached_property
+    def _search(self) -> Nearest:
+        return Nearest(self.secondaries)
