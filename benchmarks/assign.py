@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -51,14 +52,14 @@ def main() -> None:
         left = residuals(sample.vectors, primaries.assign(sample.item, sample.mean), primaries.centroids)
         books = Codebooks(primaries, kmeans(left, arguments.secondary, settings, 0))
         del sample, left
-        ours, codes = min((in_spark(spark, source, books) for _ in range(arguments.repeats)), key=lambda found: found[0])
+        ours, our_cpu, codes = min((in_spark(spark, source, books) for _ in range(arguments.repeats)), key=lambda found: found[0])
         spark.stop()
-        memory = vectors_in_memory(source)
-        theirs, bare = min((in_faiss(memory, books, arguments.cores) for _ in range(arguments.repeats)), key=lambda found: found[0])
+        memory, threads = vectors_in_memory(source), arguments.cores
+        theirs, their_cpu, bare = min((in_faiss(memory, books, threads) for _ in range(arguments.repeats)), key=lambda found: found[0])
     same = float((codes == bare).all(axis=1).mean())
     ratio = theirs / ours
-    print(f"Spark, from Parquet to codes on disk: {arguments.items / ours:,.0f} items/s ({ours:.2f} s)")
-    print(f"faiss, from memory to memory:         {arguments.items / theirs:,.0f} items/s ({theirs:.2f} s)")
+    print(f"Spark, from Parquet to codes on disk: {arguments.items / ours:,.0f} items/s ({ours:.2f} s, {our_cpu:.1f} s of CPU)")
+    print(f"faiss, from memory to memory:         {arguments.items / theirs:,.0f} items/s ({theirs:.2f} s, {their_cpu:.1f} s of CPU)")
     print(f"ratio {ratio:.2f}; {same:.5%} of the items have the same codes")
     if not arguments.no_record:
         record({"scale.assign_vs_faiss": (ratio, "ratio")}, f"python -m benchmarks.assign --items {arguments.items}")
@@ -88,15 +89,21 @@ def lists(values: np.ndarray) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.ascontiguousarray(values).reshape(-1)))
 
 
-def in_spark(spark, source: Source, books: Codebooks) -> tuple[float, np.ndarray]:
-    """Seconds until the codes of all items are on disk, and the codes."""
-    started = time.perf_counter()
+def in_spark(spark, source: Source, books: Codebooks) -> tuple[float, float, np.ndarray]:
+    """Seconds until the codes of all items are on disk, seconds of CPU (Java and Python workers), and the codes."""
+    started, used = time.perf_counter(), cpu_of_children()
     codes = on_disk(assign_codes(spark, source, books, source.rows, 512))
     codes.count()
-    seconds = time.perf_counter() - started
+    seconds, used = time.perf_counter() - started, cpu_of_children() - used
     table = codes.toArrow().sort_by(ITEM_IDX)
     codes.unpersist()
-    return seconds, np.stack([table.column(name).to_numpy() for name in (PRIMARY, SECONDARY)], axis=1)
+    return seconds, used, np.stack([table.column(name).to_numpy() for name in (PRIMARY, SECONDARY)], axis=1)
+
+
+def cpu_of_children() -> float:
+    """Seconds of CPU of all processes below this one."""
+    times = [process.cpu_times() for process in psutil.Process().children(recursive=True)]
+    return sum(used.user + used.system for used in times)
 
 
 def vectors_in_memory(source: Source) -> np.ndarray:
@@ -109,8 +116,8 @@ def vectors_in_memory(source: Source) -> np.ndarray:
     return vectors
 
 
-def in_faiss(vectors: np.ndarray, books: Codebooks, threads: int, batch: int = 4_096) -> tuple[float, np.ndarray]:
-    """Seconds of a bare loop: the nearest of P to the mean, residuals, the nearest of Q; and the codes."""
+def in_faiss(vectors: np.ndarray, books: Codebooks, threads: int, batch: int = 4_096) -> tuple[float, float, np.ndarray]:
+    """Seconds of a bare loop, seconds of CPU, and the codes: the nearest of P to the mean, residuals, the nearest of Q."""
     import faiss
 
     faiss.omp_set_num_threads(threads)
@@ -120,12 +127,12 @@ def in_faiss(vectors: np.ndarray, books: Codebooks, threads: int, batch: int = 4
     secondary.add(books.secondaries)
     codes = np.empty((len(vectors), 2), np.int64)
     means = mean_of(vectors)
-    started = time.perf_counter()
+    started, used = time.perf_counter(), time.process_time()
     for start in range(0, len(vectors), batch):
         part = slice(start, start + batch)
         codes[part, 0] = primary.search(means[part], 1)[1][:, 0]
         codes[part, 1] = secondary.search(residuals(vectors[part], codes[part, 0], centroids), 1)[1][:, 0]
-    return time.perf_counter() - started, codes
+    return time.perf_counter() - started, time.process_time() - used, codes
 
 
 if __name__ == "__main__":
