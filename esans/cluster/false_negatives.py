@@ -185,7 +185,7 @@ def _pools(spark: object, cells: Cells, fallback: np.ndarray) -> DataFrame:
     """c1, c2, fallback and the size of the hard pool of every cell: what a hard draw chooses among (esans/negatives/clusters.py)."""
     extra = np.where(fallback != UNASSIGNED, cells.sizes[np.maximum(fallback, 0)], 0)
     columns = {PRIMARY: cells.c1, SECONDARY: cells.c2, FALLBACK: fallback, "pool": (cells.hard_pool + extra).astype(np.float64)}
-    return spark.createDataFrame(pa.table(columns))  # type: ignore[attr-defined, no-any-return]
+    return spark.createDataFrame(pa.table(columns))  # type: ignore[attr-defined]
 
 
 def _pairs_by_primary(users: DataFrame, items: DataFrame, pools: DataFrame) -> DataFrame:

@@ -147,14 +147,21 @@ def dots(own: np.ndarray, other: np.ndarray, rows: np.ndarray) -> np.ndarray:
 class Judge(Protocol):
     """Positives to draw for, and the score of what was drawn for them."""
 
-    about: str
-    """What the scores are, for people."""
-    c1: np.ndarray
-    """(n,) primaries of the positives."""
-    c2: np.ndarray
-    """(n,) their secondary codes."""
-    positive: np.ndarray | None
-    """(n,) scores of the positives themselves, where they say something."""
+    @property
+    def about(self) -> str:
+        """What the scores are, for people."""
+
+    @property
+    def c1(self) -> np.ndarray:
+        """(n,) primaries of the positives."""
+
+    @property
+    def c2(self) -> np.ndarray:
+        """(n,) their secondary codes."""
+
+    @property
+    def positive(self) -> np.ndarray | None:
+        """(n,) scores of the positives themselves, where they say something."""
 
     def scores(self, rows: np.ndarray) -> np.ndarray:
         """Scores of (n, m) rows of the held items, NaN where a row is -1."""
@@ -203,7 +210,7 @@ class Drawn:
 
     def figures(self) -> dict[str, float]:
         """`hardness.<kind>.p<quantile>` and `.mean`."""
-        found = {}
+        found: dict[str, float] = {}
         for kind, scores in self.scores.items():
             if len(scores):
                 levels = np.quantile(scores, np.array(QUANTILES) / 100)

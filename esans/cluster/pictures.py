@@ -63,8 +63,8 @@ def curve_figure(curve: Sequence[CurvePoint], others: Mapping[str, tuple[float, 
         above = (0, 7 if place % 2 == 0 else -14)
         where = (point.hardness, point.ratio)
         axes.annotate(f"{point.temperature:g}", where, xytext=above, textcoords="offset points", fontsize=8, ha="center")
-    for name, place in others.items():
-        axes.plot(*place, marker="s", linestyle="none", color=_COLORS.get(name, "#a578c9"), label=name)
+    for name, (hardness, ratio) in others.items():
+        axes.plot(hardness, ratio, marker="s", linestyle="none", color=_COLORS.get(name, "#a578c9"), label=name)
     axes.set(xlabel=f"mean {about}", ylabel="false negatives, in times of uniform draws", ylim=(0, None))
     axes.legend(title="draws; numbers: T$_c$")
     return figure

@@ -154,7 +154,8 @@ def test_on_the_command_line_a_shut_gate_exits_with_1_keeps_the_pages_in_mlflow_
     assert run.info.status == "FAILED"
     assert run.data.metrics["coherence.graph_lift"] < 1000
 
-    main(["cluster", "--config", str(config)])
+    for command in ("cluster", "shards"):
+        main([command, "--config", str(config)])
     capsys.readouterr()
     for command in ("cluster", "train"):
         code, said = exits(command, shut)
