@@ -118,13 +118,15 @@ class Train(Ready):
     name, inputs = "train", ("prepare", "features", "align", "cluster", "shards")
 
 
-def test_on_the_command_line_a_shut_gate_exits_with_1_keeps_the_pages_in_mlflow_and_train_is_not_reached(
-    spark, tmp_path, monkeypatch, capsys
-):
-    from mlflow import MlflowClient
-
+@pytest.fixture
+def ready(monkeypatch):
     classes = {cls.name: f"{__name__}:{cls.__name__}" for cls in (Prepare, Features, Align, Shards, References, Train)}
     monkeypatch.setattr(flow, "STAGES", {**flow.STAGES, **classes})
+
+
+def test_on_the_command_line_a_shut_gate_exits_with_1_keeps_the_pages_in_mlflow_and_train_is_not_reached(spark, tmp_path, ready, capsys):
+    from mlflow import MlflowClient
+
     Ready.made, Ready.reached = small_inputs(tmp_path, unit(200), unit(200, 1)), []
     config = tmp_path / "small.yaml"
     config.write_text(
@@ -154,11 +156,19 @@ def test_on_the_command_line_a_shut_gate_exits_with_1_keeps_the_pages_in_mlflow_
     assert run.info.status == "FAILED"
     assert run.data.metrics["coherence.graph_lift"] < 1000
 
-    for command in ("cluster", "shards"):
-        main([command, "--config", str(config)])
-    capsys.readouterr()
-    for command in ("cluster", "train"):
-        code, said = exits(command, shut)
-        assert code == 1
-        assert f"To see the clusters: quality.html and clusters.html in file://{tmp_path}/work/cluster/" in said
-    assert "train" not in Ready.reached
+
+def test_a_finished_bundle_is_held_against_the_bounds_of_today_by_itself_and_by_whoever_reads_it(tmp_path, ready):
+    plans = [flow.Plan(build(Settings, {"work_dir": str(tmp_path), "cluster": {"gate": keys}})) for keys in ({}, {"min_graph_lift": 3.0})]
+    for name in Train.inputs:
+        planned = plans[0].stage(name)
+        out = BundleWriter(planned.uri, name, planned.fingerprint)
+        out.report({"coherence.graph_lift": 2.0} if name == "cluster" else {})
+        bundle = out.finish(code_version=1, config={}, inputs={})
+        if name == "cluster":
+            made = bundle
+    assert flow.run_stage(plans[0], "cluster").uri == made.uri
+    for name in ("cluster", "train"):
+        with pytest.raises(GateError) as error:
+            flow.run_stage(plans[1], name)
+        assert "coherence.graph_lift = 2 is below the least allowed, cluster.gate.min_graph_lift = 3." in str(error.value)
+        assert f"To see the clusters: quality.html and clusters.html in {made.data_uri}." in str(error.value)
