@@ -79,6 +79,7 @@ def main() -> None:
         return run_chain(tables, arguments.work, overrides)
 
     kmeans = chain("kmeans")
+    spherical = chain("kmeans, spherical", "--cluster.kmeans.spherical=true")
     vq = chain("vq", "--align.codebooks=vq", "--cluster.mode=vq")
     fewer = [
         f"--prepare.interactions.path={tables['fewer']}",
@@ -94,7 +95,8 @@ def main() -> None:
     record(figures, COMMAND)
     for name, (value, unit) in figures.items():
         print(f"{name} = {value:.4f} {unit}")
-    write_report(ROOT / "docs", COMMAND, table, {"kmeans": kmeans.cluster, "vq": vq.cluster}, stability, arguments.seeds)
+    builds = {"kmeans": kmeans.cluster, "kmeans, spherical": spherical.cluster, "vq": vq.cluster}
+    write_report(ROOT / "docs", COMMAND, table, builds, stability, arguments.seeds)
 
 
 def run_chain(tables: dict[str, str], work: Path, overrides: Sequence[str]) -> Chain:
