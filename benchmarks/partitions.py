@@ -18,7 +18,7 @@ _SHARPNESS = (0.1, 0.03, 0.01)
 
 
 def equal_clusters(vectors: np.ndarray, k: int, seed: int, centroids: np.ndarray | None = None) -> np.ndarray:
-    """k clusters of n // k or n // k + 1 items: k-means (or given centroids), then an assignment under capacities.
+    """K clusters of n // k or n // k + 1 items: k-means (or given centroids), then an assignment under capacities.
 
     Rows that are all zero have no vector; they fill whatever room is left, in an order drawn from `seed`.
 
