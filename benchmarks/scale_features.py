@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -43,6 +44,8 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="keep each size's tables (for profiling); they go when it is finished")
     parser.add_argument("--docs", action="store_true", help="rewrite docs/scaling.md from the results in --work, and measure nothing")
     arguments = parser.parse_args()
+    # A polite kill must not leave the cluster behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     work = Path(arguments.work).resolve()
     sizes = [int(size) for size in arguments.sizes.split(",")]
     if not arguments.docs:
