@@ -57,7 +57,8 @@ def encode_batches(work: Work, batches: Iterator[pa.RecordBatch], done: Accumula
 
 def _encode(work: Work, model: Any, part: pa.RecordBatch) -> pa.RecordBatch:
     contents = part.column(1).to_pylist()
-    status, detail = [pictures.OK] * len(contents), [None] * len(contents)
+    status = [pictures.OK] * len(contents)
+    detail: list[str | None] = [None] * len(contents)
     if work.modality == IMAGE_MODALITY:
         contents, status, detail = _open(work, model, contents)
     good = np.array([one == pictures.OK for one in status])
