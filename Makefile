@@ -32,7 +32,7 @@ lint: develop ## ruff, mypy on esans/, import floors
 	.venv/bin/lint-imports --no-logo
 
 unit: develop ## Fast tests (TESTS=tests/prepare picks some)
-	$(PY) -m pytest -m "not integration" $(TESTS)
+	$(PY) -m pytest -m "not integration" -n 2 --dist loadfile $(TESTS)
 
 integration: develop ## A real Spark cluster, a real MLflow server, killed processes
 	$(PY) -m pytest -m integration -n 2 --dist loadfile tests

@@ -51,7 +51,7 @@ class Features(Stage):
     """Text, image and behaviour vectors per item, the item graph, and side columns as codes (METHOD 1)."""
 
     name = "features"
-    code_version = 2
+    code_version = 3
     inputs = ("prepare",)
 
     @classmethod
