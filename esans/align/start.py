@@ -25,7 +25,7 @@ Align = Callable[[Rows], tuple[Tensor, Tensor]]
 
 def sizes(config: VQConfig, items: int) -> Sizes:
     """K1 and K2 for so many items that have a vector. Raises DataError when they are too few."""
-    return decide(items, config.min_cluster_size, config.m_c + 1, _LARGEST, config.num_primary, config.num_secondary)
+    return decide(items, config.min_cluster_size, config.m_c + 1, _LARGEST, config.num_primary, config.num_secondary, "align.vq")
 
 
 def place_codebooks(config: VQConfig, reader: Reader, align: Align, items: int, ranks: Ranks, seed: int) -> Quantiser:

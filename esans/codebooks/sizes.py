@@ -33,7 +33,9 @@ class Sizes:
         return self.largest * self.items / self.primary
 
 
-def decide(items: int, least: int, fewest: int, largest: float, num_primary: int | None, num_secondary: int | None) -> Sizes:
+def decide(
+    items: int, least: int, fewest: int, largest: float, num_primary: int | None, num_secondary: int | None, section: str = "cluster"
+) -> Sizes:
     """K1 near sqrt(N), so that a draw of a cluster and a draw inside it are of the same size, with a mean size of 3 least sizes or more.
 
     K2 is near sqrt(N / K1): a primary splits into about as many cells as a cell has items.
@@ -45,14 +47,15 @@ def decide(items: int, least: int, fewest: int, largest: float, num_primary: int
         largest: most items of a primary, in mean sizes.
         num_primary: wanted K1, which wins over the rule as far as the least size allows; None follows the rule.
         num_secondary: wanted K2; None follows the rule.
+        section: of the config, for the error.
 
     Raises:
         DataError: too few items for the fewest primaries of the least size.
     """
     if items < fewest * least:
         raise DataError(
-            f"cluster: {items:,} items have a vector, and {fewest} primaries of at least {least} items need {fewest * least:,}.\n"
-            "Lower cluster.min_cluster_size (and m_c, m_o, n_h), or bring more items; methods without clusters need none of this."
+            f"{section}: {items:,} items have a vector, and {fewest} primaries of at least {least} items need {fewest * least:,}.\n"
+            f"Lower {section}.min_cluster_size (and m_c, m_o, n_h), or bring more items; methods without clusters need none of this."
         )
     wanted = num_primary or min(round(math.sqrt(items)), items // (_COMFORT * least), _MAX_PRIMARY)
     primary = max(min(wanted, items // least), fewest)

@@ -52,8 +52,8 @@ class ModelConfig:
     """`module`: any word; change it when the results change and the source of the module does not (new weights, say)."""
     batch_size: Annotated[PositiveInt, Runtime] = 32
     """Contents that go through the model at once. At least 1."""
-    rows_per_task: Annotated[PositiveInt, Runtime] = 2048
-    """New contents of one Spark task, at most: what a lost executor has to do again. At least 1."""
+    rows_per_task: Annotated[PositiveInt, Runtime] = 1024
+    """New contents of one Spark task, at most: what a lost executor has to do again, and the step of the progress shown. At least 1."""
 
 
 @config

@@ -49,7 +49,10 @@ class Sentences:
 def load(section: Any, device: str) -> Sentences:
     """The model; code that a hub repository brings is never run."""
     from sentence_transformers import SentenceTransformer
+    from transformers.utils.logging import disable_progress_bar
 
+    # A bar of every worker would run through the step's own progress.
+    disable_progress_bar()
     local = looks_like_path(section.model)
     name = str(require_path(section.model, _KEY)) if local else section.model
     model = SentenceTransformer(name, device=device, revision=section.revision, local_files_only=local, trust_remote_code=False)
