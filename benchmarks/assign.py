@@ -85,8 +85,9 @@ def generate(folder: Path, items: int) -> Table:
 
 def lists(values: np.ndarray) -> pa.Array:
     """(n, d) as a list column."""
-    offsets = np.arange(0, values.size + 1, values.shape[1], dtype=np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.ascontiguousarray(values).reshape(-1)))
+    offsets = pa.array(np.arange(0, values.size + 1, values.shape[1], dtype=np.int32))
+    flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+    return pa.ListArray.from_arrays(offsets, flat, type=pa.list_(pa.field("element", flat.type, nullable=False)))
 
 
 def in_spark(spark, source: Source, books: Codebooks) -> tuple[float, float, np.ndarray]:
