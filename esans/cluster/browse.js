@@ -45,7 +45,7 @@
     words.append(make("strong", "", item.title), make("br"));
     words.append(make("small", "", `${item.id} · primary ${item.c1}, secondary ${item.c2}${item.category ? " · " + item.category : ""}`));
     own.append(...picture(item), words);
-    two.append(column("easy", "Easy: other primaries", drawn.easy), column("hard", "Hard: same primary, other cell", drawn.hard));
+    two.append(column("easy", "Easy: other primaries", drawn.easy), column("hard", "Hard: same primary, other cell; the nearest primary where that holds too few", drawn.hard));
     found.replaceChildren(own, two);
     list.value = key;
   }
