@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from esans.features.image_model import ImageModel
 from esans.features.weights import fingerprint, require_path
 
 if TYPE_CHECKING:
-    import numpy as np
-    from PIL.Image import Image
     from pyspark.sql import DataFrame
-    from torch import Tensor
 
     from esans.features.registry import Encoded, Job
 
@@ -34,27 +32,7 @@ def encode(items: DataFrame, section: Any, job: Job) -> Encoded:
     return encode_images(section, job, __name__, identity(section))
 
 
-class ImageTower:
-    """The image half of a CLIP model on one device, with the library's own preprocessing."""
-
-    def __init__(self, model: Any, transform: Any, device: str) -> None:
-        self.model, self.transform, self.device = model, transform, device
-
-    def prepare(self, image: Image) -> Tensor:
-        """A picture as the model wants it."""
-        found: Tensor = self.transform(image)
-        return found
-
-    def encode(self, images: list[Tensor]) -> np.ndarray:
-        """(n, d) float vectors of n prepared pictures."""
-        import torch
-
-        with torch.inference_mode():
-            found: np.ndarray = self.model.encode_image(torch.stack(images).to(self.device)).float().cpu().numpy()
-        return found
-
-
-def load(section: Any, device: str) -> ImageTower:
+def load(section: Any, device: str) -> ImageModel:
     """The model; the checkpoint is safetensors, or a pickle that may hold weights only."""
     import open_clip
 
@@ -66,4 +44,4 @@ def load(section: Any, device: str) -> ImageTower:
     # A text tower of another library would fetch weights that the checkpoint holds anyway.
     made = open_clip.create_model_and_transforms(name, pretrained=path, device=device, pretrained_text=False, weights_only=True)
     model, transform = made[0], made[2]
-    return ImageTower(model.eval(), transform, device)
+    return ImageModel(model.eval().encode_image, transform, device)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from esans.features.image_model import ImageModel
 from esans.features.weights import fingerprint, require_path
 
 if TYPE_CHECKING:
-    import numpy as np
-    from PIL.Image import Image
     from pyspark.sql import DataFrame
-    from torch import Tensor
 
     from esans.features.registry import Encoded, Job
 
@@ -32,27 +30,7 @@ def encode(items: DataFrame, section: Any, job: Job) -> Encoded:
     return encode_images(section, job, __name__, identity(section))
 
 
-class Backbone:
-    """The pooled features of a model on one device, with the library's own preprocessing."""
-
-    def __init__(self, model: Any, transform: Any, device: str) -> None:
-        self.model, self.transform, self.device = model, transform, device
-
-    def prepare(self, image: Image) -> Tensor:
-        """A picture as the model wants it."""
-        found: Tensor = self.transform(image)
-        return found
-
-    def encode(self, images: list[Tensor]) -> np.ndarray:
-        """(n, d) float vectors of n prepared pictures."""
-        import torch
-
-        with torch.inference_mode():
-            found: np.ndarray = self.model(torch.stack(images).to(self.device)).float().cpu().numpy()
-        return found
-
-
-def load(section: Any, device: str) -> Backbone:
+def load(section: Any, device: str) -> ImageModel:
     """The model; the checkpoint is safetensors, or a pickle that may hold weights only.
 
     Raises:
@@ -73,4 +51,4 @@ def load(section: Any, device: str) -> Backbone:
             f"(first: {next(iter(result.missing_keys), 'none')}), {len(strange)} are unknown (first: {next(iter(strange), 'none')})"
         )
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
-    return Backbone(model.to(device).eval(), transform, device)
+    return ImageModel(model.to(device).eval(), transform, device)
