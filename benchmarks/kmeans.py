@@ -1,4 +1,4 @@
-"""K-means in one level against two: seconds and distortion, in one run.   python -m benchmarks.kmeans [--vectors 200000] [--k 500 1000 2000]"""
+"""K-means in one level against two: seconds and distortion, in one run.   python -m benchmarks.kmeans [--k 500 1000 2000]"""
 
 from __future__ import annotations
 
