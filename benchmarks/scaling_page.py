@@ -55,14 +55,16 @@ def _forecast(largest: Mapping[str, Any], growths: Mapping[str, Growth]) -> Iter
     target, cores = TARGET["interactions"], EXECUTORS * EXECUTOR_CORES
     grown = target / largest["interactions"]
     sizes = ", ".join(f"{value:,} {name}" for name, value in TARGET.items())
-    yield f"{sizes}, by these laws, on {EXECUTORS} executors of {EXECUTOR_CORES} cores:"
+    yield f"{sizes}, on {EXECUTORS} executors of {EXECUTOR_CORES} cores. In proportion to the largest measurement where a law has p < 1:"
+    yield "what flattens on one executor, as its fixed costs are spread, is no promise over a factor of fifty."
     yield ""
-    yield "| stage | core-hours | hours | shuffled GB | of it per executor GB | shuffled GB/s of the whole cluster |"
+    yield "| stage | core-hours | hours, all cores busy | shuffled GB | of it per executor GB | shuffled GB/s of the whole cluster |"
     yield "|---|--:|--:|--:|--:|--:|"
     total = 0.0
     for stage in _SPARK:
         law = growths[stage]
-        core_hours = law.b * target**law.p * largest["cores"] / 3600
+        seconds = max(law.b * target**law.p, largest["stages"][stage]["seconds"] * grown)
+        core_hours = seconds * largest["cores"] / 3600
         hours = law.a / 3600 + core_hours / cores
         shuffled = largest["stages"][stage]["shuffle_bytes"] * grown / 1e9
         total += hours
@@ -75,7 +77,7 @@ def _forecast(largest: Mapping[str, Any], growths: Mapping[str, Growth]) -> Iter
     driver = max(largest["stages"][stage]["driver_gb"] for stage in _SPARK)
     yield ""
     yield (
-        f"Together {total:.1f} hours. With {target / rows:,.0f} shuffle partitions a task sees as many rows as in the largest measurement, "
+        f"Together {total:.2f} hours. With {target / rows:,.0f} shuffle partitions a task sees as many rows as in the largest measurement, "
         f"where an executor of {largest['cores']} cores held {executor:.1f} GB at most, Python workers included, "
         f"and the driver {driver:.1f} GB."
     )
