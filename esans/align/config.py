@@ -34,7 +34,7 @@ class VQConfig:
     learning_rate: PositiveFloat = 0.002
     """Adam step size of the codebooks. Above 0."""
     dead_below: Fraction = 0.1
-    """A code used less than this share of the mean use is dead, and is put on a random current vector. 0 to 1; 0 keeps all."""
+    """A code used less than this share of the mean use is dead, and is put near the middle of another code's items. 0 to 1; 0 keeps all."""
     dead_after: PositiveInt = 20
     """Items per code that are seen between two looks for dead codes. At least 1."""
     kmeans: KMeansConfig = section(KMeansConfig)

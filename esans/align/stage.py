@@ -18,7 +18,7 @@ class Align(Stage):
     """One space for the modalities: a head for each, trained by contrast with the others (METHOD 1)."""
 
     name = "align"
-    code_version = 2
+    code_version = 3
     inputs = ("features",)
     config: AlignConfig
 

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 PRIMARY, SECONDARY = "primary", "secondary"
 LEVELS = (PRIMARY, SECONDARY)
+# How far from its code towards a vector a dead code is put.
+_TOWARDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -88,14 +90,19 @@ def dead(counts_K: np.ndarray, below: float) -> np.ndarray:
 
 @torch.no_grad()
 def reseed(book: nn.Parameter, dead_K: np.ndarray, vectors_ND: Tensor, optimizer: torch.optim.Optimizer, draw: np.random.Generator) -> int:
-    """Put dead codes on distinct random vectors, as many as there are; the optimizer forgets what it knew of them.
+    """Put dead codes between distinct random vectors, as many as there are, and their codes; the optimizer forgets what it knew of them.
+
+    A code right on a vector wins hardly anything but that vector where there are many dimensions: nearly all others are nearer to
+    the middle of their cell. A small way from there towards a vector, it takes its side of the cell.
 
     Returns:
         How many codes were moved.
     """
     chosen = draw.permutation(dead_K)[: len(vectors_ND)]
     codes = torch.from_numpy(chosen).to(book.device)
-    book[codes] = vectors_ND[torch.from_numpy(draw.permutation(len(vectors_ND))[: len(chosen)]).to(book.device)]
+    vectors_ND = vectors_ND[torch.from_numpy(draw.permutation(len(vectors_ND))[: len(chosen)]).to(book.device)]
+    middle_ND = book[nearest(vectors_ND, book)]
+    book[codes] = middle_ND + _TOWARDS * (vectors_ND - middle_ND)
     for value in optimizer.state.get(book, {}).values():
         if isinstance(value, Tensor) and value.shape == book.shape:
             value[codes] = 0

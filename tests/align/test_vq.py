@@ -14,6 +14,7 @@ from esans.align.stage import Align
 from esans.align.start import place_codebooks
 from esans.align.trainer import Trainer
 from esans.align.vq import Quantiser, dead, figures, reseed
+from esans.align.vq import nearest as nearest_code
 from esans.align.worker import Reader
 from esans.codebooks.codebook import nearest, residuals
 from esans.codebooks.kmeans import kmeans
@@ -83,7 +84,7 @@ def test_the_quantised_vectors_are_codes_forward_and_the_vectors_themselves_back
     torch.testing.assert_close(one, other)
 
 
-def test_a_dead_code_is_put_on_a_current_vector_and_the_others_stay():
+def test_a_dead_code_is_put_between_a_current_vector_and_its_code_and_the_others_stay():
     book = torch.nn.Parameter(torch.arange(12.0).view(4, 3))
     optimizer = torch.optim.Adam([book])
     book.grad = torch.ones_like(book)
@@ -92,7 +93,8 @@ def test_a_dead_code_is_put_on_a_current_vector_and_the_others_stay():
     gone = dead(np.array([10, 0, 12, 1]), 0.1)
     assert gone.tolist() == [1], "1 is more than a tenth of the mean use of 5.75"
     assert reseed(book, gone, vectors, optimizer, np.random.default_rng(0)) == 1
-    assert (book[1] == vectors).all(1).any()
+    middle = before[torch.cdist(vectors, before).argmin(1)]
+    assert torch.isclose(book[1], middle + 0.2 * (vectors - middle)).all(1).any()
     assert torch.equal(book[[0, 2, 3]], before[[0, 2, 3]])
     assert not optimizer.state[book]["exp_avg"][1].any()
     assert optimizer.state[book]["exp_avg"][0].all()
@@ -101,7 +103,14 @@ def test_a_dead_code_is_put_on_a_current_vector_and_the_others_stay():
 def test_more_dead_codes_than_vectors_are_revived_as_far_as_they_go():
     book = torch.nn.Parameter(torch.zeros(6, 3))
     assert reseed(book, np.arange(6), torch.ones(2, 3), torch.optim.Adam([book]), np.random.default_rng(0)) == 2
-    assert int((book == 1).all(1).sum()) == 2
+    assert int((book == 0.2).all(1).sum()) == 2
+
+
+def test_in_many_dimensions_a_revived_code_takes_part_of_a_cell_and_not_only_one_vector():
+    vectors = torch.nn.functional.normalize(torch.randn(2_000, 256, generator=torch.Generator().manual_seed(0)), dim=1)
+    book = torch.nn.Parameter(torch.cat([torch.zeros(1, 256), torch.full((9, 256), 5.0)]))
+    reseed(book, np.arange(1, 10), vectors, torch.optim.Adam([book]), np.random.default_rng(0))
+    assert np.bincount(nearest_code(vectors, book.detach()).numpy(), minlength=10).min() > 20
 
 
 def test_codes_that_nobody_uses_come_alive_in_training():
