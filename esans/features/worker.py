@@ -26,8 +26,8 @@ ENCODED = [CONTENT, VECTOR, STATUS, DETAIL]
 MARK = "esans encoder: "
 HASH_DIGITS = 32
 
-# Models of this process by (identity, device). A worker outlives its task, so each is loaded once.
-_LOADED: dict[tuple[str, str], Any] = {}
+# Models of this process by modality: ((identity, device), model). A worker outlives its task, so each is loaded once.
+_LOADED: dict[str, tuple[tuple[str, str], Any]] = {}
 
 
 @dataclass(frozen=True)
@@ -115,16 +115,16 @@ def hash_batches(section: Any, batches: Iterator[pa.RecordBatch], done: Accumula
 
 
 def loaded(work: Work) -> Any:
-    """The model, loaded at the first call in this process and kept; the model of another encoder makes room."""
+    """The model, loaded at the first call in this process and kept; that of another encoder of the same modality makes room."""
     from pyspark import TaskContext
 
     place = device(TaskContext.get())
     key = work.identity, place
-    if key not in _LOADED:
-        for other in [known for known in _LOADED if known[0] != work.identity]:
-            del _LOADED[other]
-        _LOADED[key] = _load(work, place)
-    return _LOADED[key]
+    if work.modality not in _LOADED or _LOADED[work.modality][0] != key:
+        # Gone before the next one comes: both may not fit on the device.
+        _LOADED.pop(work.modality, None)
+        _LOADED[work.modality] = key, _load(work, place)
+    return _LOADED[work.modality][1]
 
 
 def _load(work: Work, place: str) -> Any:
