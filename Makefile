@@ -6,6 +6,8 @@ PY := .venv/bin/python
 TESTS ?=
 # What `make setup` installs of setup.cfg's extras. A GPU machine: make setup EXTRAS=gpu,encoders
 EXTRAS ?= cpu
+# Whose runs `make mlflow` shows.
+WORK ?= work
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -42,7 +44,7 @@ format: develop ## Put the code into its one format
 	$(PY) -m ruff format .
 
 mlflow: setup ## Open the MLflow UI on the quickstart's runs
-	$(PY) -m mlflow ui --backend-store-uri sqlite:///work/mlflow.db
+	$(PY) -m mlflow ui --backend-store-uri sqlite:///$(WORK)/mlflow.db
 
 package: setup ## dist/esans-*.whl to install, and the same as dist/esans.zip for --py-files
 	rm -rf build dist

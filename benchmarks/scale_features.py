@@ -69,7 +69,8 @@ def measure(work: Path, sizes: Sequence[int], *, keep: bool) -> None:
     missing = [size for size in sizes if not _result(work, size).is_file()]
     if not missing:
         return
-    with standalone(work / "cluster", workers=1, cores=CORES, memory=WORKER_MEMORY) as cluster:
+    # The project beside this file, whatever else is installed.
+    with standalone(work / "cluster", workers=1, cores=CORES, memory=WORKER_MEMORY, python_path=ROOT) as cluster:
         for size in missing:
             folder = work / str(size)
             result = {

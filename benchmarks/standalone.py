@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import os
-import signal
-import socket
-import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks.processes import free_port, service, wait_for
+
 _SAMPLE_SECONDS = 0.25
 
 
@@ -34,8 +30,16 @@ class Standalone:
 
 
 @contextmanager
-def standalone(folder: Path, *, workers: int, cores: int, memory: str) -> Iterator[Standalone]:
-    """One master and some workers of `cores` cores each; logs and executors' files below `folder`."""
+def standalone(folder: Path, *, workers: int, cores: int, memory: str, python_path: Path | None = None) -> Iterator[Standalone]:
+    """One master and some workers of `cores` cores each; logs and executors' files below `folder`.
+
+    Args:
+        folder: for logs, shuffle files and what executors write.
+        workers: how many.
+        cores: of each.
+        memory: of each, as Spark writes it.
+        python_path: folder that executors and jobs import from; None leaves that to what is submitted.
+    """
     import pyspark
 
     from esans.environment import require_java
@@ -45,26 +49,23 @@ def standalone(folder: Path, *, workers: int, cores: int, memory: str) -> Iterat
     env |= {"JAVA_HOME": str(require_java()), "SPARK_HOME": str(home), "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_DAEMON_MEMORY": "256m"}
     # Shuffle files lie beside the rest of the work, not in whatever /tmp holds.
     env |= {"PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_DIRS": str(folder / "local")}
-    # The project beside this file, whatever else is installed.
-    env["PYTHONPATH"] = str(ROOT)
+    if python_path is not None:
+        env["PYTHONPATH"] = str(python_path)
     folder.mkdir(parents=True, exist_ok=True)
-    port, page = _free_port(), _free_port()
+    port, page = free_port(), free_port()
     master, state = f"spark://127.0.0.1:{port}", f"http://127.0.0.1:{page}/json/"
-    java = [str(home / "bin" / "spark-class")]
-    address = ["--host", "127.0.0.1"]
-    command = [*java, "org.apache.spark.deploy.master.Master", *address, "--port", str(port), "--webui-port", str(page)]
-    running = [_start(command, folder / "master.log", env)]
-    try:
-        _wait_for(state, '"status" : "ALIVE"', folder / "master.log")
+    java, address, log = str(home / "bin" / "spark-class"), ["--host", "127.0.0.1"], folder / "master.log"
+    command = [java, "org.apache.spark.deploy.master.Master", *address, "--port", str(port), "--webui-port", str(page)]
+    with ExitStack() as stack:
+        leader = stack.enter_context(service(command, log, env))
+        wait_for(state, '"status" : "ALIVE"', leader, log)
+        running = []
         for number in range(workers):
-            command = [*java, "org.apache.spark.deploy.worker.Worker", *address, "--webui-port", "0", "--cores", str(cores)]
+            command = [java, "org.apache.spark.deploy.worker.Worker", *address, "--webui-port", "0", "--cores", str(cores)]
             command += ["--memory", memory, "--work-dir", str(folder / f"worker{number}"), master]
-            running.append(_start(command, folder / f"worker{number}.log", env))
-        _wait_for(state, f'"aliveworkers" : {workers}', folder / "master.log")
-        yield Standalone(master, home, env, [process.pid for process in running[1:]])
-    finally:
-        for process in reversed(running):
-            _stop(process)
+            running.append(stack.enter_context(service(command, folder / f"worker{number}.log", env)))
+        wait_for(state, f'"aliveworkers" : {workers}', leader, log)
+        yield Standalone(master, home, env, [process.pid for process in running])
 
 
 @dataclass
@@ -88,15 +89,14 @@ def submit(cluster: Standalone, script: Path, arguments: Sequence[str], conf: Ma
     for name, value in conf.items():
         command += ["--conf", f"{name}={value}"]
     started, peak = time.perf_counter(), Peak()
-    process = _start([*command, str(script), *arguments], log, cluster.env)
-    watcher = threading.Thread(target=peak.watch, args=(process.pid, cluster.workers), daemon=True)
-    watcher.start()
-    try:
-        code = process.wait()
-    finally:
-        peak._stop.set()
-        watcher.join()
-        _stop(process)
+    with service([*command, str(script), *arguments], log, cluster.env) as process:
+        watcher = threading.Thread(target=peak.watch, args=(process.pid, cluster.workers), daemon=True)
+        watcher.start()
+        try:
+            code = process.wait()
+        finally:
+            peak._stop.set()
+            watcher.join()
     if code:
         raise RuntimeError(f"{script.name} ended with {code}:\n{log.read_text(errors='replace')[-6000:]}")
     return time.perf_counter() - started, peak
@@ -115,36 +115,3 @@ def _resident(roots: Sequence[int], *, itself: bool) -> int:
         except psutil.Error:
             continue
     return total
-
-
-def _start(command: Sequence[str], log: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    with log.open("wb") as stream:
-        return subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, env=dict(env), start_new_session=True)
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    for kind in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, kind)
-            process.wait(timeout=15)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            continue
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_for(url: str, wanted: str, log: Path, seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
-                if wanted in answer.read().decode():
-                    return
-        except (urllib.error.URLError, OSError):
-            pass
-        time.sleep(0.2)
-    raise RuntimeError(f"{url} never showed {wanted!r}:\n{log.read_text(errors='replace')[-3000:]}")

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 MANIFEST = "manifest.json"
+_KEPT = "kept"
 
 
 @dataclass(frozen=True)
@@ -132,9 +133,13 @@ class BundleWriter:
         frame.write.option("maxRecordsPerFile", max_records_per_file).mode("errorifexists").parquet(uri)
         return self.adopt(name)
 
+    def kept_uri(self, name: str) -> str:
+        """Where rows may lie for the length of the stage: whatever is there goes when the bundle is finished."""
+        return join(self.data_uri, _KEPT, name)
+
     def keep(self, name: str, frame: DataFrame, spark: SparkSession) -> DataFrame:
         """Rows written aside for the length of the stage and read back: unlike what executors cache, they outlive any of them."""
-        uri = join(self.data_uri, "kept", name)
+        uri = self.kept_uri(name)
         frame.write.mode("overwrite").parquet(uri)
         return spark.read.parquet(uri)
 
@@ -194,7 +199,7 @@ class BundleWriter:
 
     def finish(self, *, code_version: int, config: Mapping[str, Any], inputs: Mapping[str, str]) -> Bundle:
         """Write the manifest, last, and return the finished bundle."""
-        filesystem, kept = fsspec.core.url_to_fs(join(self.data_uri, "kept"))
+        filesystem, kept = fsspec.core.url_to_fs(join(self.data_uri, _KEPT))
         if filesystem.exists(kept):
             filesystem.rm(kept, recursive=True)
         manifest = {

@@ -5,14 +5,15 @@ The work is named as `package.module:function`; the function takes one string, a
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from esans.config import NonNegativeInt, PositiveInt, Runtime, config
 from esans.errors import ConfigError, EsansError
@@ -55,6 +56,20 @@ class Process:
     rank: int
     world_size: int
     device: torch.device
+
+
+@dataclass
+class Spec:
+    """What a worker needs, as JSON values: it may start on another host. Subclasses name the fields."""
+
+    def dump(self) -> str:
+        """As JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """From JSON."""
+        return cls(**json.loads(text))
 
 
 def inside_torchrun() -> bool:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 from esans.config import PositiveInt, Runtime, config
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from pyspark.sql import DataFrame, SparkSession
 
+_SAMPLE_STEPS = 1_000_000
 _UNREADABLE = ("CANNOT_READ_FILE_FOOTER", "FAILED_READ_FILE", "is not a Parquet file", "Could not read footer")
 _FILE = re.compile(r"(?:file|path)[: ]+[\"'`]?((?:[a-z0-9]+:/|/)[^\s\"'`]+)", re.IGNORECASE)
 
@@ -41,6 +42,15 @@ def unreadable_file(error: BaseException) -> str | None:
         return None
     found = _FILE.search(text)
     return found.group(1).rstrip(".,:;)") if found else "one of its files"
+
+
+def sampled(rows: DataFrame, key: str, share: float, seed: int) -> DataFrame:
+    """About a `share` of the rows, by a hash of the column `key`: the same rows however Spark splits the data. All from 1 on."""
+    from pyspark.sql import functions as F
+
+    if share >= 1:
+        return rows
+    return rows.where(F.pmod(F.xxhash64(key, F.lit(seed)), F.lit(_SAMPLE_STEPS)) < max(int(share * _SAMPLE_STEPS), 1))
 
 
 def under_spark_submit() -> bool:

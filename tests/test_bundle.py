@@ -119,7 +119,7 @@ def test_a_small_file_is_replaced_whole(tmp_path: Path) -> None:
 
 def test_a_relative_path_and_its_absolute_uri_are_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert canonical("work") == canonical(str(tmp_path / "work")) == canonical(f"file://{tmp_path}/work/")
+    assert canonical("work") == canonical(str(tmp_path / "work")) == canonical(f"file://{tmp_path / 'work'}/")
 
 
 def test_batches_are_bounded_and_hold_every_row(place: str) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from esans.columns import ITEM_IDX
 from esans.errors import BundleError
+from esans.hashing import GOLDEN, salted
 from esans.petastorm_reader import read_vectors
 from esans.table import Table
 
@@ -128,10 +129,5 @@ class Reader:
 
 
 def held_out(item: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """(n,) bool: a fixed pseudo-random `share` of items, by a hash of their index (splitmix64), so that no list is kept."""
-    with np.errstate(over="ignore"):
-        mixed = item.astype(np.uint64) + np.uint64((seed * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15) % 2**64)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        mixed = mixed ^ (mixed >> np.uint64(31))
-    return np.asarray(mixed < np.uint64(min(int(share * (2**64 - 1)), 2**64 - 1)))
+    """(n,) bool: a fixed pseudo-random `share` of items, by a hash of their index, so that no list is kept."""
+    return salted(item, (seed + 1) * GOLDEN) < np.uint64(min(int(share * (2**64 - 1)), 2**64 - 1))

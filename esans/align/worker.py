@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from esans.align.trainer import Curve, Trainer
 from esans.bundle import Bundle
 from esans.columns import MODALITIES
 from esans.config import build
-from esans.launch import Process, joined
+from esans.launch import Process, Spec, joined
 from esans.tracking import Run
 from esans.uri import join
 
@@ -26,7 +25,7 @@ WORK = "esans.align.worker:run_worker"
 
 
 @dataclass
-class WorkerSpec:
+class WorkerSpec(Spec):
     """Everything a worker needs, as JSON values: it may start on another host."""
 
     config: dict[str, Any]
@@ -38,10 +37,6 @@ class WorkerSpec:
     run_id: str
     tracking_uri: str
     """MLflow; empty logs nowhere."""
-
-    def dump(self) -> str:
-        """As JSON."""
-        return json.dumps(asdict(self))
 
 
 @dataclass
@@ -71,7 +66,7 @@ class Fitted:
 
 def run_worker(spec_json: str) -> None:
     """Fit as the rank that the environment names (RANK, WORLD_SIZE), or alone."""
-    spec = WorkerSpec(**json.loads(spec_json))
+    spec = WorkerSpec.parse(spec_json)
     config = build(AlignConfig, spec.config)
     with joined(config.launch, "align.launch") as process:
         fit_rank(spec, config, process)

@@ -88,7 +88,6 @@ class ClusterConfig:
             raise ValueError(
                 f"num_primary = {self.num_primary} must be more than m_c = {self.m_c}: easy clusters are drawn among the other primaries."
             )
-
         if self.assign_only and self.previous is None:
             raise ValueError("assign_only = True needs previous: the URI of the cluster bundle whose codebooks are kept.")
 

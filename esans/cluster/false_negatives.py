@@ -27,6 +27,7 @@ from esans.columns import (
     USER_IDX,
     VALIDATION,
 )
+from esans.spark import sampled
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from esans.cluster.tables import Cells
 
 POPULARITY_POWER = 0.75
-_SAMPLE_STEPS = 1_000_000
 _RACES = 20_000_000
 _BLOCK = 256
 
@@ -166,8 +166,7 @@ def count_pairs(prepare: Bundle, codes: DataFrame, cells: Cells, fallback: np.nd
     if found is None or not found[1]:
         return None
     share = min(1.0, config.max_pairs / found[1])
-    if share < 1:
-        users = users.where(F.pmod(F.xxhash64(USER_IDX, F.lit(seed)), F.lit(_SAMPLE_STEPS)) < max(int(share * _SAMPLE_STEPS), 1))
+    users = sampled(users, USER_IDX, share, seed)
     popularity = prepare.table("popularity").spark(spark)
     drawn = F.pow(F.col(COUNT).cast("double"), POPULARITY_POWER)
     everything = popularity.agg(F.sum(drawn)).first()

@@ -8,12 +8,12 @@ import numpy as np
 
 from esans.bundle import Bundle
 from esans.cluster.config import ClusterConfig
-from esans.cluster.previous import Previous
+from esans.cluster.previous import Previous, read_centroids
 from esans.cluster.sample import Sample
 from esans.codebooks.codebook import Primaries, nearest, residuals
 from esans.codebooks.kmeans import kmeans
 from esans.codebooks.sizes import Sizes
-from esans.columns import CENTROID, PRIMARY, SECONDARY
+from esans.columns import PRIMARY, SECONDARY
 from esans.errors import BundleError
 
 # After a repair of P the residuals are others: so many Lloyd iterations bring a trained Q to them.
@@ -38,7 +38,7 @@ def read_trained(align: Bundle) -> Trained:
             "Set align.codebooks=vq and run align again, or set cluster.mode=kmeans."
         )
     tables = (("codebook_primary", PRIMARY), ("codebook_secondary", SECONDARY))
-    return Trained(*(np.array(align.table(name).arrow().sort_by(code).column(CENTROID).to_pylist(), np.float32) for name, code in tables))
+    return Trained(*(read_centroids(align.table(name), code) for name, code in tables))
 
 
 class Fit:

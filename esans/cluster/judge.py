@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -173,12 +173,10 @@ class Judgement:
         expected = {level: self.draws.expected(level, self.config.m_c, self.seed) for level in levels}
         return measure(judge, held, fallback, expected, self.config.transition_temperature, quality.hardness_draws, random)
 
-    @property
+    @cached_property
     def held(self) -> Held:
         """The sampled items under the new codes."""
-        if not hasattr(self, "_held"):
-            self._held = Held.of(self.built.sample, self.built.books)
-        return self._held
+        return Held.of(self.built.sample, self.built.books)
 
     def _popularity(self) -> np.ndarray:
         """(H,) train positives of the held items; ones where there is no such table."""

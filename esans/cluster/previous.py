@@ -67,12 +67,17 @@ def read_books(bundle: Bundle) -> Codebooks:
     """P, how items find their primary, and Q of a cluster bundle."""
     prototypes = bundle.table("prototypes").arrow()
     primaries = Primaries(
-        _rows(prototypes.column(CENTROID).to_pylist()),
+        np.array(prototypes.column(CENTROID).to_pylist(), np.float32),
         prototypes.column("penalty").to_numpy().astype(np.float32),
         tuple(tuple(choice) for choice in prototypes.column("choices").to_pylist()),
-        _rows(bundle.table("primaries").arrow().sort_by(PRIMARY).column(CENTROID).to_pylist()),
+        read_centroids(bundle.table("primaries"), PRIMARY),
     )
-    return Codebooks(primaries, _rows(bundle.table("secondaries").arrow().sort_by(SECONDARY).column(CENTROID).to_pylist()))
+    return Codebooks(primaries, read_centroids(bundle.table("secondaries"), SECONDARY))
+
+
+def read_centroids(table: Table, code: str) -> np.ndarray:
+    """(K, d) float32: row k is the centroid whose `code` is k."""
+    return table.dense(code, CENTROID, table.rows)
 
 
 @dataclass(frozen=True)
@@ -147,7 +152,3 @@ def _centroids(sums: Sums, old: Codebooks) -> Codebooks:
     if old.primaries.choices == primaries.choices:
         primaries = Primaries(primaries.prototypes, old.primaries.penalty, primaries.choices, primaries.centroids)
     return Codebooks(primaries, secondaries.astype(np.float32))
-
-
-def _rows(lists: list[list[float]]) -> np.ndarray:
-    return np.array(lists, np.float32)

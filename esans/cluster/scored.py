@@ -11,6 +11,7 @@ from esans.bundle import Bundle
 from esans.cluster.hardness import Held, dots
 from esans.columns import HISTORY, ITEM_IDX, PADDING, PRIMARY, SECONDARY, SPLIT, TARGETS, UNASSIGNED, USER_IDX, VALIDATION
 from esans.errors import ConfigError
+from esans.spark import sampled
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from esans.model.towers import TwoTower
-
-_SAMPLE_STEPS = 1_000_000
 
 
 def open_model(uri: str) -> Bundle:
@@ -85,9 +84,8 @@ def _users(prepare: Bundle, codes: DataFrame, most: int, seed: int, num_items: i
     from pyspark.sql import functions as F
 
     users = prepare.table("histories").spark(codes.sparkSession).where((F.col(SPLIT) == VALIDATION) & (F.size(TARGETS) > 0))
-    share = min(1.0, most / max(users.count(), 1))
-    if share < 1:
-        users = users.where(F.pmod(F.xxhash64(USER_IDX, F.lit(seed)), F.lit(_SAMPLE_STEPS)) < max(int(share * _SAMPLE_STEPS), 1))
+    share = most / max(users.count(), 1)
+    users = sampled(users, USER_IDX, share, seed)
     wanted = users.select(USER_IDX, HISTORY, F.get(TARGETS, F.lit(0)).alias("target")).where(F.col("target") < num_items)
     own = codes.where(F.col(PRIMARY) != UNASSIGNED).withColumnRenamed(ITEM_IDX, "target")
     return wanted.join(own, "target").select(USER_IDX, HISTORY, "target", PRIMARY, SECONDARY).toArrow().sort_by(USER_IDX)

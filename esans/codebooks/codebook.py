@@ -7,6 +7,8 @@ from functools import cached_property
 
 import numpy as np
 
+from esans.hashing import GOLDEN, salted
+
 # Rows scored at a time: their scores against a few thousand centroids stay in the processor's cache.
 BATCH = 512
 
@@ -51,11 +53,7 @@ def nearest(vectors: np.ndarray, centroids: np.ndarray, penalty: np.ndarray | No
 
 def mix(item: np.ndarray) -> np.ndarray:
     """(n,) uint64 hash of item_idx (splitmix64)."""
-    with np.errstate(over="ignore"):
-        mixed = item.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return mixed ^ (mixed >> np.uint64(31))
+    return salted(item, GOLDEN)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from esans.features.registry import BEHAVIOUR_ENCODERS, IMAGE_ENCODERS, TEXT_ENC
 
 OnBadLength = Literal["missing", "error"]
 
-
+_DAY = 86_400.0
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -142,6 +142,11 @@ class GraphConfig:
     """Added to that divisor, so that pairs seen once do not lead. Events; 0 or more."""
     neighbours: PositiveInt = 50
     """Strongest neighbours kept per item. At least 1."""
+
+    @property
+    def half_life_seconds(self) -> float | None:
+        """The half life in the unit of timestamps; None where pairs do not decay."""
+        return None if self.half_life_days is None else self.half_life_days * _DAY
 
 
 @config

@@ -15,10 +15,13 @@ from esans.features.config import LightGcnConfig
 from esans.features.item_table import ItemTable
 from esans.features.propagation import Propagation
 from esans.features.sampling import Pairs, neighbourhoods
+from esans.hashing import GOLDEN, salted
 from esans.progress import Bar
 
 _HELD_OUT_BATCHES = 4
 _HASH_STEPS = 1 << 20
+# Other than what other hashes are salted with: pairs are held out by themselves.
+_PAIRS = 0x632BE59BD9B4E019
 # Streams of random numbers: what one draws must not shift what another draws.
 _HOLD, _TRAIN, _WATCH = range(3)
 
@@ -44,12 +47,10 @@ def info_nce(first_BD: Tensor, second_BD: Tensor, items_B: tuple[Tensor, Tensor]
 
 
 def held_out(first: np.ndarray, second: np.ndarray, num_items: int, share: float, seed: int) -> np.ndarray:
-    """(n,) bool: a fixed pseudo-random `share` of pairs, the same in both directions, by a hash (splitmix64), so that no list is kept."""
-    mixed = (np.minimum(first, second) * np.int64(num_items) + np.maximum(first, second)).astype(np.uint64)
-    mixed += np.uint64((seed * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) % 2**64)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    return ((mixed ^ (mixed >> np.uint64(31))) % np.uint64(_HASH_STEPS)).astype(np.int64) < int(share * _HASH_STEPS)
+    """(n,) bool: a fixed pseudo-random `share` of pairs, the same in both directions, by a hash, so that no list is kept."""
+    key = np.minimum(first, second) * np.int64(num_items) + np.maximum(first, second)
+    hashed = salted(key, seed * GOLDEN + _PAIRS)
+    return (hashed % np.uint64(_HASH_STEPS)).astype(np.int64) < int(share * _HASH_STEPS)
 
 
 @dataclass

@@ -7,6 +7,7 @@ are found, and each is shuffled once, to where all pairs of its item meet and th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +21,6 @@ from esans.features.pairs import PairCounter
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-_DAY = 86_400.0
 _ROWS_PER_BATCH = 65_536
 _PACKS_PER_BATCH = 64
 # Packs that one task may meet at most; Python holds a few times as much.
@@ -66,17 +66,12 @@ def item_graph(events: DataFrame, num_items: int, config: GraphConfig, count: Ca
         if first is None:
             return
         found = Strongest(num_items, count(), config.popularity_exponent, config.shrinkage, config.neighbours)
-        columns = found.run(packed.as_py() for batch in _chain(first, batches) for packed in batch.column(1))
+        columns = found.run(packed.as_py() for batch in chain([first], batches) for packed in batch.column(1))
         for start in range(0, len(columns[0]), _ROWS_PER_BATCH):
             part = [pa.array(column[start : start + _ROWS_PER_BATCH]) for column in columns]
             yield pa.RecordBatch.from_arrays(part, [ITEM_IDX, NEIGHBOUR_IDX, SCORE])
 
     return packs.mapInArrow(strongest, f"{ITEM_IDX} long, {NEIGHBOUR_IDX} long, {SCORE} float")
-
-
-def _chain(first: pa.RecordBatch, rest: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    yield first
-    yield from rest
 
 
 def _partitions(events: int, config: GraphConfig) -> int:
@@ -86,8 +81,7 @@ def _partitions(events: int, config: GraphConfig) -> int:
 
 def _packs(events: DataFrame, num_items: int, config: GraphConfig, buckets: int) -> DataFrame:
     """Pairs with repeats added up per worker, in both directions: bucket int (of the first item), pairs binary."""
-    half_life = None if config.half_life_days is None else config.half_life_days * _DAY
-    cap, window = config.max_history, config.window
+    cap, window, half_life = config.max_history, config.window, config.half_life_seconds
 
     def count(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         counter = PairCounter(num_items, cap, window, half_life)

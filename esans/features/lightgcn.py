@@ -12,14 +12,11 @@ import numpy as np
 import pyarrow as pa
 
 from esans.columns import COUNT, ITEM_IDX, NEIGHBOUR_IDX, SCORE
-from esans.errors import ConfigError
 from esans.features.adjacency import Adjacency, array, build
 from esans.features.registry import Encoded, Interactions, Job
 from esans.features.vectors import VECTOR, list_array, vector_schema
-from esans.uri import join
 
 if TYPE_CHECKING:
-    import torch
     from pyspark.sql import DataFrame
 
 _ARROW_ROWS = 65_536
@@ -38,12 +35,16 @@ def encode(source: Interactions, config: Any, job: Job) -> Encoded:
     Raises:
         ConfigError: a GPU is asked for and there is none.
     """
+    import torch
+
     from esans.features.contrast import Contrast
     from esans.features.item_table import ItemTable
     from esans.features.propagation import infer
     from esans.features.sampling import pairs
+    from esans.retrieval.encode import pick_device
 
-    settings, device = config.lightgcn, _device(config.lightgcn.device)
+    settings = config.lightgcn
+    device = torch.device(pick_device(settings.device, "features.behaviour.lightgcn.device"))
     if source.table.rows == 0:
         return Encoded(job.spark.createDataFrame([], vector_schema()), config.dim)
     with tempfile.TemporaryDirectory(prefix="esans-lightgcn-") as name:
@@ -56,14 +57,6 @@ def encode(source: Interactions, config: Any, job: Job) -> Encoded:
         frame = _to_spark(graph, vectors, job)
     figures = {"steps": float(curve.steps), "loss": curve.loss[-1], "held_out_loss": curve.held_out[-1]}
     return Encoded(frame, config.dim, {f"behaviour.lightgcn.{name}": value for name, value in figures.items() if np.isfinite(value)})
-
-
-def _device(chosen: str) -> torch.device:
-    import torch
-
-    if chosen == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("features.behaviour.lightgcn.device = 'cuda': this machine has no GPU that torch can use. Use auto or cpu.")
-    return torch.device("cpu" if chosen == "cpu" or not torch.cuda.is_available() else "cuda")
 
 
 def _batches(source: Interactions) -> Iterator[pa.RecordBatch]:
@@ -85,7 +78,7 @@ def _to_spark(graph: Adjacency, vectors: np.ndarray, job: Job) -> DataFrame:
     """Write the vectors where executors can read them; the stage's last act removes them."""
     import pyarrow.parquet as pq
 
-    uri = join(job.out.data_uri, "kept", f"{job.modality}_vectors")
+    uri = job.out.kept_uri(f"{job.modality}_vectors")
     filesystem, path = fsspec.core.url_to_fs(uri)
     filesystem.makedirs(path, exist_ok=True)
     for number, start in enumerate(range(0, graph.num_items, _ROWS_PER_FILE)):

@@ -15,6 +15,7 @@ from scipy import sparse
 
 from esans.columns import ITEM_IDX
 from esans.features.vectors import VECTOR, list_array, vector_schema
+from esans.spark import sampled
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -22,19 +23,13 @@ if TYPE_CHECKING:
 COLUMNS, WEIGHTS = "columns", "weights"
 _OVERSAMPLING, _POWER_ITERATIONS = 10, 4
 _ROWS_AT_A_TIME = 16_384
-_SAMPLE_STEPS = 1_000_000
 
 Weigh = Callable[[sparse.csr_matrix], sparse.csr_matrix]
 
 
 def sample_rows(rows: DataFrame, total: int, bound: int, seed: int) -> pa.Table:
     """About `bound` of `total` rows, chosen by a hash of item_idx, in its order: the same rows however Spark splits the data."""
-    from pyspark.sql import functions as F
-
-    if total > bound:
-        share = max(int(bound / total * _SAMPLE_STEPS), 1)
-        rows = rows.where(F.pmod(F.xxhash64(ITEM_IDX, F.lit(seed)), F.lit(_SAMPLE_STEPS)) < share)
-    return rows.toArrow().sort_by(ITEM_IDX)
+    return sampled(rows, ITEM_IDX, bound / max(total, 1), seed).toArrow().sort_by(ITEM_IDX)
 
 
 def to_csr(columns: pa.Array, weights: pa.Array | None, width: int) -> sparse.csr_matrix:

@@ -19,7 +19,6 @@ from esans.features.swing import Rows, Swing
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-_DAY = 86_400.0
 _HISTORY, _TIMES = "history", "times"
 
 
@@ -38,8 +37,7 @@ def swing_graph(events: DataFrame, num_items: int, config: GraphConfig, count: C
     Returns:
         item_idx, neighbour_idx long, score float; at most k rows an item, no item its own neighbour.
     """
-    half_life = None if config.half_life_days is None else config.half_life_days * _DAY
-    swing = Swing(num_items, config.window, half_life, config.swing.alpha)
+    swing = Swing(num_items, config.window, config.half_life_seconds, config.swing.alpha)
     exponent, shrinkage, k = config.popularity_exponent, config.shrinkage, config.neighbours
 
     def strongest(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 
 from esans.bundle import Bundle
 from esans.config import build
-from esans.launch import joined
+from esans.launch import Spec, joined
 from esans.model.files import save
 from esans.negatives.groups import NegativeGroups
 from esans.negatives.registry import build_samplers
@@ -30,7 +30,7 @@ from esans.uri import join, write_text
 
 
 @dataclass
-class WorkerSpec:
+class WorkerSpec(Spec):
     """Everything a worker needs, as JSON values: it may start on another host."""
 
     config: dict[str, Any]
@@ -43,15 +43,6 @@ class WorkerSpec:
     seed: int
     run_id: str
     tracking_uri: str
-
-    def dump(self) -> str:
-        """As JSON."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def parse(cls, text: str) -> WorkerSpec:
-        """From JSON."""
-        return cls(**json.loads(text))
 
 
 def run_worker(spec_json: str) -> None:

@@ -146,7 +146,7 @@ def test_on_the_command_line_a_shut_gate_exits_with_1_keeps_the_pages_in_mlflow_
     assert Ready.reached == ["prepare", "features", "align"]
     assert not list((tmp_path / "work" / "cluster").glob("*/manifest.json"))
 
-    uri = f"sqlite:///{tmp_path}/work/mlflow.db"
+    uri = f"sqlite:///{tmp_path / 'work' / 'mlflow.db'}"
     assert uri in said
     client = MlflowClient(uri)
     run = client.search_runs(["1"], "tags.stage = 'cluster'")[0]

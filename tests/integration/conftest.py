@@ -6,14 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from esans.environment import require_java
-from tests.integration.processes import ROOT, SparkCluster, free_port, service, wait_for
+from benchmarks.processes import free_port, service, wait_for
+from benchmarks.standalone import standalone
+from tests.integration.processes import ROOT, SparkCluster
 from tests.integration.slice import write_slice
 
 
@@ -59,36 +59,8 @@ def py_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def spark_cluster(tmp_path_factory: pytest.TempPathFactory, py_files: Path) -> Iterator[SparkCluster]:
     """One master and two workers of one core, from the pip package alone."""
-    import pyspark
-
-    folder = tmp_path_factory.mktemp("cluster")
-    home = Path(pyspark.__file__).parent
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("SPARK_", "PYSPARK_", "PYTHONPATH"))}
-    env |= {
-        "JAVA_HOME": str(require_java()),
-        "SPARK_HOME": str(home),
-        "SPARK_LOCAL_IP": "127.0.0.1",
-        "SPARK_DAEMON_MEMORY": "256m",
-        "PYSPARK_PYTHON": sys.executable,
-    }
-    port, page = free_port(), free_port()
-    master = f"spark://127.0.0.1:{port}"
-    spark_class = str(home / "bin" / "spark-class")
-    command = [spark_class, "org.apache.spark.deploy.master.Master", "--host", "127.0.0.1", "--port", str(port), "--webui-port", str(page)]
-    state = f"http://127.0.0.1:{page}/json/"
-    with service(command, folder / "master.log", env) as process:
-        wait_for(state, '"status" : "ALIVE"', process, folder / "master.log")
-        with _worker(1, spark_class, master, folder, env), _worker(2, spark_class, master, folder, env):
-            wait_for(state, '"aliveworkers" : 2', process, folder / "master.log")
-            yield SparkCluster(master, str(home / "bin" / "spark-submit"), env, py_files)
-
-
-@contextmanager
-def _worker(number: int, spark_class: str, master: str, folder: Path, env: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    command = [spark_class, "org.apache.spark.deploy.worker.Worker", "--host", "127.0.0.1", "--webui-port", "0", "--cores", "1"]
-    command += ["--memory", "1g", "--work-dir", str(folder / f"worker{number}"), master]
-    with service(command, folder / f"worker{number}.log", env) as process:
-        yield process
+    with standalone(tmp_path_factory.mktemp("cluster"), workers=2, cores=1, memory="1g") as cluster:
+        yield SparkCluster(cluster.master, str(cluster.home / "bin" / "spark-submit"), cluster.env, py_files)
 
 
 @pytest.fixture(scope="session")
