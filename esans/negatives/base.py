@@ -6,13 +6,13 @@ for the trailing dimensions of one example's draws, such as (clusters, items per
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor, nn
 
-from esans.negatives.config import SamplerConfig
+from esans.negatives.config import SamplerConfig, value_at
 from esans.negatives.tables import Catalogue
 
 Kind = Literal["global", "semantic"]
@@ -32,6 +32,8 @@ class Batch:
     """(B,) float32; 0 marks padding of the last batch."""
     known: Tensor
     """(B, K) int64, ascending, padded with -1: the user's train positives."""
+    extra: dict[str, Tensor] = field(default_factory=dict)
+    """Columns of the shards that a sampler asked for by `Sampler.columns`, by name: (B, n) int64, padded with -1."""
 
     def __len__(self) -> int:
         return len(self.target)
@@ -74,11 +76,13 @@ class Negatives:
     """(B, *cell) int64, or (n,) shared by the batch."""
     valid: Tensor
     """(B, *cell) bool, or (B, n) for shared draws; False for masked draws, whose ids are still legal."""
+    vectors: Tensor | None = None
+    """Unit vectors of the draws, (B, *cell, D) or (n, D), where the sampler has them already: they are not encoded again."""
 
 
 @dataclass
 class Context:
-    """What a step knows once the towers have run."""
+    """What a step knows once the towers have run. Vectors carry gradients; a sampler that only looks at them detaches."""
 
     batch: Batch
     user: Tensor
@@ -87,11 +91,15 @@ class Context:
     """(B,) cosine of user and positive."""
     positive_vector: Tensor
     """(B, D), unit norm."""
-    negative_vectors: Tensor
-    """(B, *cell, D), or (n, D) for shared draws."""
-    temperature: Tensor
-    """Scalar or (B,), > 0."""
     generator: Generator
+    epoch: float = 0.0
+    """Epochs trained so far, with their fraction: what schedules run by."""
+    temperature: Tensor = field(default_factory=lambda: torch.ones(()))
+    """Scalar or (B,), > 0."""
+    negative_vectors: Tensor = field(default_factory=lambda: torch.empty(0))
+    """In `refine` and `observe` of a sampler, its own draws: (B, *cell, D), or (n, D) for shared draws."""
+    negatives: Negatives | None = None
+    """In `observe` of a sampler, its own draws."""
 
 
 @dataclass
@@ -108,6 +116,8 @@ class Terms:
     kind: Kind = "global"
     log_weight: float = 0.0
     """Added to the logits of semantic terms (METHOD 4b)."""
+    temperature_ratio: float = 1.0
+    """Semantic terms are divided by the temperature times this."""
 
 
 class Sampler(nn.Module):
@@ -122,25 +132,42 @@ class Sampler(nn.Module):
         self.config = config
         self.num_items = catalogue.num_items
 
+    @classmethod
+    def columns(cls, config: SamplerConfig) -> tuple[str, ...]:
+        """Columns of the shards that the sampler reads from `Batch.extra`; int lists padded with -1."""
+        return ()
+
     def propose(self, batch: Batch, user_BD: Tensor, generator: Generator) -> Negatives:
         """Draw negatives; `user_BD` carries no gradient."""
         raise NotImplementedError
 
     def refine(self, negatives: Negatives, scores: Tensor, context: Context) -> list[Terms]:
-        """Turn scored draws into terms of the loss; keeps them as they are unless a sampler says otherwise."""
+        """Turn scored draws into terms of the loss; keeps them as they are unless a sampler says otherwise.
+
+        Args:
+            negatives: what `propose` drew.
+            scores: cosines of each user and its draws, shaped like `negatives.valid`, with gradient.
+            context: user, positive, and the draws' vectors.
+        """
         rows = len(context.batch)
         ids = negatives.ids if negatives.ids.dim() == 1 else negatives.ids.reshape(rows, -1)
-        return [Terms(self.name, scores.reshape(rows, -1), negatives.valid.reshape(rows, -1), ids, self.kind, self.log_weight)]
+        return [self.terms(self.name, scores.reshape(rows, -1), negatives.valid.reshape(rows, -1), context, ids)]
 
-    def log_expected_count(self, batch: Batch, ids: Tensor) -> Tensor | None:
+    def terms(self, name: str, scores_Bn: Tensor, valid_Bn: Tensor, context: Context, ids: Tensor | None = None) -> Terms:
+        """Terms of this group, with its weight and temperature at this point of the training."""
+        weight = value_at(getattr(self.config, "log_weight", 0.0), context.epoch)
+        ratio = getattr(self.config, "temperature_ratio", 1.0)
+        return Terms(name, scores_Bn, valid_Bn, ids, self.kind, weight, ratio)
+
+    def log_expected_count(self, context: Context, ids: Tensor) -> Tensor | None:
         """Log of how often each id is expected among one example's draws, before masks; None without a closed form.
 
         Args:
-            batch: the batch that was drawn for.
+            context: the step that was drawn for; its user vectors must be detached before use.
             ids: (n,) or (B, n) int64.
 
         Returns:
-            float32 of the shape of `ids`, or (B, n) where it depends on the example.
+            float32 of the shape of `ids`, or (B, n) where it depends on the example; no gradient.
         """
         return None
 
@@ -148,15 +175,18 @@ class Sampler(nn.Module):
         """Terms of one example before masks (n_g of METHOD 4b)."""
         raise NotImplementedError
 
+    def encodings_per_example(self, batch: Batch) -> float:
+        """Item vectors that this group needs beyond the positives, per example: the cost that methods are compared at."""
+        return self.draws_per_example(batch)
+
     def observe(self, context: Context, loss_B: Tensor) -> None:
         """Learn from the losses of the step; most samplers have nothing to learn."""
+
+    def entered(self, epoch: float) -> bool:
+        """Whether the group takes part at this point of the training."""
+        return epoch >= self.config.enters_at_epoch
 
     @property
     def name(self) -> str:
         """The name in the config, without a package path."""
         return str(self.config.sampler).rpartition(":")[2]
-
-    @property
-    def log_weight(self) -> float:
-        """Log-weight of a semantic group; 0 for global ones, which are corrected instead."""
-        return float(getattr(self.config, "log_weight", 0.0))

@@ -9,9 +9,41 @@ from typing import Annotated
 
 from pydantic import Field
 
-from esans.config import PositiveFloat, PositiveInt, config
+from esans.config import NonNegativeFloat, PositiveFloat, PositiveInt, config
 
-Mix = Annotated[float, Field(ge=-0.5, le=0.5)]
+# Beyond it the positive weighs more than the negative does (METHOD 4).
+LARGEST_MIX = 0.5
+Mix = Annotated[float, Field(ge=-LARGEST_MIX, le=LARGEST_MIX)]
+
+
+@config
+class Ramp:
+    """A value that moves in a straight line from `start` to `end` between two points of the training."""
+
+    start: float
+    """Value up to `from_epoch`."""
+    end: float
+    """Value from `to_epoch` on."""
+    from_epoch: NonNegativeFloat = 0.0
+    """Epochs, fractions allowed."""
+    to_epoch: NonNegativeFloat
+    """Epochs, fractions allowed."""
+
+    def __post_init__(self) -> None:
+        if self.to_epoch < self.from_epoch:
+            raise ValueError(f"to_epoch = {self.to_epoch} comes before from_epoch = {self.from_epoch}")
+
+    def at(self, epoch: float) -> float:
+        """The value at a point of the training, in epochs."""
+        if epoch >= self.to_epoch:
+            return self.end
+        passed = max(epoch - self.from_epoch, 0.0) / (self.to_epoch - self.from_epoch)
+        return self.start + passed * (self.end - self.start)
+
+
+def value_at(value: float | Ramp, epoch: float) -> float:
+    """A fixed value, or a ramp's value at a point of the training in epochs."""
+    return value.at(epoch) if isinstance(value, Ramp) else float(value)
 
 
 @config
@@ -20,6 +52,18 @@ class SamplerConfig:
 
     sampler: str
     """Name of the sampler: a file in esans/negatives, or package.module:Class for one of your own."""
+    enters_at_epoch: NonNegativeFloat = 0.0
+    """Epochs, fractions allowed, that are trained without the group: the hardest negatives hurt an untrained model."""
+
+
+@config
+class SemanticConfig(SamplerConfig):
+    """Keys of a semantic group: its terms are weighed, not corrected (METHOD 4b)."""
+
+    log_weight: float | Ramp = 0.0
+    """Log-weight of the real terms in the denominator; a ramp {start, end, from_epoch, to_epoch} anneals it."""
+    temperature_ratio: PositiveFloat = 1.0
+    """The group's temperature, as a multiple of the loss's."""
 
 
 @config
@@ -38,7 +82,7 @@ class InBatchConfig(SamplerConfig):
 
 
 @config
-class EasyConfig(SamplerConfig):
+class EasyConfig(SemanticConfig):
     """Keys of an `easy` group."""
 
     clusters: PositiveInt = 2
@@ -51,36 +95,35 @@ class EasyConfig(SamplerConfig):
     """Add virtual negatives mixed inside each cluster: (m_o + 2)(m_o - 1) / 2 per cluster."""
     unit_norm: bool = True
     """Take virtual negatives at unit norm, which makes them harder than the raw mix where its score is positive."""
-    log_weight: float = 0.0
-    """Log-weight of the real terms in the denominator."""
-    virtual_log_weight: float = 0.0
+    virtual_log_weight: float | Ramp = 0.0
     """Log-weight of the virtual terms."""
 
 
 @config
-class HardConfig(SamplerConfig):
+class HardConfig(SemanticConfig):
     """Keys of a `hard` group."""
 
     num_negatives: PositiveInt = 5
     """n_h: items drawn per example."""
     interpolate: bool = True
     """Add one virtual negative per draw, mixed with the positive."""
-    mix: Mix = 0.1
-    """lambda: share of the positive in a virtual negative; above 0 harder, below 0 easier."""
+    mix: Mix | Ramp = 0.1
+    """lambda: share of the positive in a virtual negative; above 0 harder, below 0 easier; a ramp anneals it."""
     mix_high: Mix | None = None
     """When set, lambda is drawn from U(mix, mix_high) for each term."""
     unit_norm: bool = True
     """Take virtual negatives at unit norm."""
     detach_positive: bool = False
     """Keep gradients of virtual negatives out of the positive's vector."""
-    log_weight: float = 0.0
-    """Log-weight of the real terms in the denominator."""
-    virtual_log_weight: float = 0.0
+    virtual_log_weight: float | Ramp = 0.0
     """Log-weight of the virtual terms."""
 
     def __post_init__(self) -> None:
-        if self.mix_high is not None and self.mix_high < self.mix:
-            raise ValueError(f"mix_high = {self.mix_high} is below mix = {self.mix}; lambda is drawn from U(mix, mix_high)")
+        ends = [self.mix.start, self.mix.end] if isinstance(self.mix, Ramp) else [self.mix]
+        if self.mix_high is not None and self.mix_high < max(ends):
+            raise ValueError(f"mix_high = {self.mix_high} is below mix = {max(ends)}; lambda is drawn from U(mix, mix_high)")
+        if max(abs(end) for end in ends) > LARGEST_MIX:
+            raise ValueError(f"mix runs from {ends[0]} to {ends[-1]}; keep it within -{LARGEST_MIX} .. {LARGEST_MIX}")
 
 
 # By the name of the sampler's file.

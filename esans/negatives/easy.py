@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 from esans.errors import ConfigError
 from esans.negatives.base import Batch, Context, Negatives, Sampler, Terms
 from esans.negatives.clusters import draw_clusters, draw_members, first_of_each
-from esans.negatives.config import EasyConfig
+from esans.negatives.config import EasyConfig, value_at
 from esans.negatives.edis import mix_scores, simple_weights
 from esans.negatives.tables import Catalogue
 
@@ -55,21 +55,22 @@ class Easy(Sampler):
         vectors = context.negative_vectors
         gram_BCMM = vectors @ vectors.transpose(-1, -2) if self.config.unit_norm else None
         virtual_BCV = mix_scores(scores, weights_BCVM.to(scores.dtype), gram_BCMM)
-        flat = virtual_BCV.flatten(1), valid_BCV.flatten(1)
-        return [*terms, Terms("easy_virtual", *flat, kind="semantic", log_weight=self.config.virtual_log_weight)]
+        virtual = self.terms(f"{self.name}_virtual", virtual_BCV.flatten(1), valid_BCV.flatten(1), context)
+        virtual.log_weight = value_at(self.config.virtual_log_weight, context.epoch)
+        return [*terms, virtual]
 
-    def log_expected_count(self, batch: Batch, ids: Tensor) -> Tensor | None:
+    def log_expected_count(self, context: Context, ids: Tensor) -> Tensor | None:
         """m_o / size times the expected count of the item's primary.
 
         For m_c = 2 that count is P_j (1 + sum_{k != j} P_k / (1 - P_k)), not 2 P_j (METHOD 3); above 2 there is no closed form.
         """
         if self.config.clusters > 2:
             return None
-        p_BP = self.log_transitions_PP.exp()[self.tables.item_primary_N[batch.target].clamp_min(0)]
+        p_BP = self.log_transitions_PP.exp()[self.tables.item_primary_N[context.batch.target].clamp_min(0)]
         if self.config.clusters == 2:
             odds_BP = p_BP / (1 - p_BP).clamp_min(1e-12)
             p_BP = p_BP * (1 + odds_BP.sum(1, keepdim=True) - odds_BP)
-        ids_Bn = ids.expand(len(batch), -1)
+        ids_Bn = ids.expand(len(context.batch), -1)
         primary_Bn = self.tables.item_primary_N[ids_Bn]
         per_item_P = self.config.per_cluster / self.tables.primary_count_P
         count_Bn = p_BP.gather(1, primary_Bn.clamp_min(0)) * per_item_P[primary_Bn.clamp_min(0)]

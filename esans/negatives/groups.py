@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Generator, Tensor, nn
 
 from esans.negatives.base import Batch, Context, Negatives, Sampler, Terms
-from esans.negatives.loss import logits_of, negative_shares, sampled_softmax
+from esans.negatives.loss import Loss, negative_shares
+from esans.negatives.temperature import Temperature
 
 # Groups of item ids, each of any shape -> their unit vectors, (*shape, D) each.
 Encode = Callable[[Sequence[Tensor]], list[Tensor]]
@@ -20,20 +21,20 @@ class StepResult:
 
     loss_B: Tensor
     """(B,) loss of each example, unweighted."""
-    shares: dict[str, Tensor]
-    """Share of each group in the negatives' softmax mass; empty unless asked for."""
+    figures: dict[str, Tensor]
+    """Scalars on the device, by the name of the metric; empty unless asked for."""
 
 
 class NegativeGroups(nn.Module):
-    """All groups of negatives of one run, composed in any way."""
+    """All groups of negatives of one run, their temperature and their loss, composed in any way."""
 
-    def __init__(self, samplers: Sequence[Sampler], correct: bool = True) -> None:
+    def __init__(self, samplers: Sequence[Sampler], loss: Loss, temperature: Temperature) -> None:
         super().__init__()
         self.samplers = nn.ModuleList(samplers)
-        self.correct = correct
+        self.loss, self.temperature = loss, temperature
 
     def forward(
-        self, batch: Batch, user_BD: Tensor, encode: Encode, temperature: Tensor, generator: Generator, diagnose: bool = False
+        self, batch: Batch, user_BD: Tensor, encode: Encode, generator: Generator, epoch: float = 0.0, diagnose: bool = False
     ) -> StepResult:
         """Loss of a batch.
 
@@ -41,29 +42,41 @@ class NegativeGroups(nn.Module):
             batch: B examples.
             user_BD: user vectors at unit norm, with gradient.
             encode: groups of item ids -> their unit vectors, with gradient; repeated ids are its business.
-            temperature: scalar or (B,), > 0.
             generator: on the device of the batch.
-            diagnose: also compute the share of each group.
+            epoch: epochs trained so far, with their fraction; schedules run by it.
+            diagnose: also compute the figures of the step.
 
         Returns:
             StepResult.
         """
-        samplers: list[Sampler] = list(self.samplers)  # type: ignore[arg-type]
+        samplers: list[Sampler] = [sampler for sampler in self.samplers if sampler.entered(epoch)]  # type: ignore[operator,misc]
         proposals = [sampler.propose(batch, user_BD.detach(), generator) for sampler in samplers]
-        # One call for all ids, so that an item met in several groups is encoded once.
-        positive_BD, *vectors = encode([batch.target, *[negatives.ids for negatives in proposals]])
-        positive_B = (user_BD * positive_BD).sum(-1)
+        positive_BD, vectors = _encoded(batch, proposals, encode)
+        context = Context(batch, user_BD, (user_BD * positive_BD).sum(-1), positive_BD, generator, epoch)
+        context.temperature = self.temperature(context)
         terms: list[Terms] = []
         contexts = []
         for sampler, negatives, negative_vectors in zip(samplers, proposals, vectors, strict=True):
-            context = Context(batch, user_BD, positive_B, positive_BD, negative_vectors, temperature, generator)
-            terms += sampler.refine(negatives, _scores(user_BD, negative_vectors, negatives), context)
-            contexts.append(context)
-        logits = logits_of(terms, samplers, batch, temperature, self.correct)
-        loss_B = sampled_softmax(positive_B, logits, temperature)
-        for sampler, context in zip(samplers, contexts, strict=True):
-            sampler.observe(context, loss_B.detach())
-        return StepResult(loss_B, negative_shares(terms, [values.detach() for values in logits]) if diagnose else {})
+            own = replace(context, negative_vectors=negative_vectors, negatives=negatives)
+            terms += sampler.refine(negatives, _scores(user_BD, negative_vectors, negatives), own)
+            contexts.append(own)
+        logits = self.loss.logits(terms, samplers, context)
+        loss_B = self.loss(logits, context)
+        for sampler, own in zip(samplers, contexts, strict=True):
+            sampler.observe(own, loss_B.detach())
+        for learner in (self.loss, self.temperature):
+            learner.observe(context, loss_B.detach())
+        figures = {}
+        if diagnose:
+            figures = {f"share_{name}": share for name, share in negative_shares(terms, [values.detach() for values in logits]).items()}
+        return StepResult(loss_B, figures)
+
+
+def _encoded(batch: Batch, proposals: Sequence[Negatives], encode: Encode) -> tuple[Tensor, list[Tensor]]:
+    """Vectors of the positives and of each group's draws; one call for all ids, so that an item met twice is encoded once."""
+    positive_BD, *encoded = encode([batch.target, *[negatives.ids for negatives in proposals if negatives.vectors is None]])
+    rest = iter(encoded)
+    return positive_BD, [next(rest) if negatives.vectors is None else negatives.vectors for negatives in proposals]
 
 
 def _scores(user_BD: Tensor, vectors: Tensor, negatives: Negatives) -> Tensor:

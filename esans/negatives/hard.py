@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from esans.negatives.base import Batch, Context, Negatives, Sampler, Terms
 from esans.negatives.clusters import draw_hard, first_of_each, hard_pool_sizes
-from esans.negatives.config import HardConfig
+from esans.negatives.config import HardConfig, value_at
 from esans.negatives.edis import hard_scores
 from esans.negatives.tables import Catalogue
 
@@ -42,19 +42,21 @@ class Hard(Sampler):
             positive_BD = positive_BD.detach()
             score_B = (context.user * positive_BD).sum(-1)
         cosine_BH = torch.einsum("bd,bhd->bh", positive_BD, context.negative_vectors) if self.config.unit_norm else None
-        virtual_BH = hard_scores(scores, score_B[:, None], self._mix(scores, context.generator), cosine_BH)
-        weight = self.config.virtual_log_weight
-        return [*terms, Terms("hard_virtual", virtual_BH, negatives.valid, kind="semantic", log_weight=weight)]
+        virtual_BH = hard_scores(scores, score_B[:, None], self._mix(scores, context), cosine_BH)
+        virtual = self.terms(f"{self.name}_virtual", virtual_BH, negatives.valid, context)
+        virtual.log_weight = value_at(self.config.virtual_log_weight, context.epoch)
+        return [*terms, virtual]
 
-    def _mix(self, scores_BH: Tensor, generator: Generator) -> Tensor:
-        low, high = self.config.mix, self.config.mix_high
+    def _mix(self, scores_BH: Tensor, context: Context) -> Tensor:
+        low, high = value_at(self.config.mix, context.epoch), self.config.mix_high
         if high is None:
             return torch.full_like(scores_BH, low)
-        drawn = torch.rand(scores_BH.shape, generator=generator, device=scores_BH.device)
+        drawn = torch.rand(scores_BH.shape, generator=context.generator, device=scores_BH.device)
         return (low + (high - low) * drawn).to(scores_BH.dtype)
 
-    def log_expected_count(self, batch: Batch, ids: Tensor) -> Tensor:
+    def log_expected_count(self, context: Context, ids: Tensor) -> Tensor:
         """n_h / pool size for items of the pool (the fallback's among them), -inf elsewhere."""
+        batch = context.batch
         tables, ids_Bn = self.tables, ids.expand(len(batch), -1)
         own_B, extra_B = hard_pool_sizes(tables, batch.target)
         cell_B = tables.item_cell_N[batch.target]

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from esans.negatives.base import Batch, Negatives, Sampler
+from esans.negatives.base import Batch, Context, Negatives, Sampler
 from esans.negatives.config import InBatchConfig
 from esans.negatives.tables import Catalogue
 
@@ -31,10 +31,14 @@ class InBatch(Sampler):
         valid = ~batch.knows(batch.target) & drawn[None, :]
         return Negatives(batch.target, valid)
 
-    def log_expected_count(self, batch: Batch, ids: Tensor) -> Tensor:
+    def log_expected_count(self, context: Context, ids: Tensor) -> Tensor:
         """B times the item's share among the positives."""
-        return self.log_probability_N[ids] + math.log(self.draws_per_example(batch))
+        return self.log_probability_N[ids] + math.log(self.draws_per_example(context.batch))
 
     def draws_per_example(self, batch: Batch) -> int:
         """B."""
         return len(batch)
+
+    def encodings_per_example(self, batch: Batch) -> float:
+        """None: the positives are encoded anyway."""
+        return 0.0

@@ -1,4 +1,4 @@
-"""The pooled sampled softmax: every group on one consistent scale (METHOD 4b)."""
+"""What a loss is, and the pooled sampled softmax: every group on one consistent scale (METHOD 4b)."""
 
 from __future__ import annotations
 
@@ -6,58 +6,76 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from esans.negatives.base import Batch, Sampler, Terms
+from esans.negatives.base import Context, Sampler, Terms
+from esans.negatives.config_loss import LossConfig
+from esans.negatives.tables import Catalogue
 
 
-def pooled_correction(samplers: Sequence[Sampler], batch: Batch, ids: Tensor) -> Tensor:
+class Loss(nn.Module):
+    """Base of every loss over a positive and groups of negatives: logits first, so that diagnosis sees what the loss sees."""
+
+    Config = LossConfig
+
+    def __init__(self, config: LossConfig, catalogue: Catalogue) -> None:
+        super().__init__()
+        self.config = config
+        self.num_items = catalogue.num_items
+
+    def logits(self, terms: Sequence[Terms], samplers: Sequence[Sampler], context: Context) -> list[Tensor]:
+        """Logits (B, n) of each group of terms, -inf where masked."""
+        raise NotImplementedError
+
+    def forward(self, logits: Sequence[Tensor], context: Context) -> Tensor:
+        """(B,) loss of each example from the logits of all groups. A row without any live term has a finite loss."""
+        raise NotImplementedError
+
+    def observe(self, context: Context, loss_B: Tensor) -> None:
+        """Learn from the losses of the step; most losses have nothing to learn."""
+
+
+def scaled(scores: Tensor, temperature: Tensor, ratio: float = 1.0) -> Tensor:
+    """Scores (B,) or (B, n) over `ratio` times the temperature, a scalar or (B,)."""
+    per_row = temperature[:, None] if temperature.dim() == 1 and scores.dim() == 2 else temperature
+    return scores / (per_row * ratio)
+
+
+def pooled_correction(samplers: Sequence[Sampler], context: Context, ids: Tensor, full: bool = False) -> Tensor:
     """What a term of a global group subtracts: log sum_g E_g[count of j per example] - log(sum_g n_g / N) (METHOD 4b).
 
     Pooling makes two groups that may draw the same item count it once: corrected apart they would estimate 2 Z.
 
     Args:
         samplers: all global samplers of the loss, each with a closed-form `log_expected_count`.
-        batch: the batch that was drawn for.
+        context: the step that was drawn for.
         ids: (n,) or (B, n) int64.
+        full: leave the last term out, which estimates the full softmax itself.
 
     Returns:
         float32 like `ids`, or (B, n) where a group's counts depend on the example.
+
+    Raises:
+        ValueError: a sampler has no closed form.
     """
-    counts = torch.broadcast_tensors(*[_log_count(sampler, batch, ids) for sampler in samplers])
-    draws = sum(sampler.draws_per_example(batch) for sampler in samplers)
-    return torch.logsumexp(torch.stack(counts), dim=0) - math.log(draws / samplers[0].num_items)
+    counts = torch.broadcast_tensors(*[_log_count(sampler, context, ids) for sampler in samplers])
+    total = torch.logsumexp(torch.stack(counts), dim=0)
+    if full:
+        return total
+    draws = sum(sampler.draws_per_example(context.batch) for sampler in samplers)
+    return total - math.log(draws / samplers[0].num_items)
 
 
-def _log_count(sampler: Sampler, batch: Batch, ids: Tensor) -> Tensor:
-    counts = sampler.log_expected_count(batch, ids)
+def _log_count(sampler: Sampler, context: Context, ids: Tensor) -> Tensor:
+    counts = sampler.log_expected_count(context, ids)
     if counts is None:
         raise ValueError(f"global sampler {sampler.name!r} has no closed form for its expected counts")
     return counts
 
 
-def logits_of(terms: Sequence[Terms], samplers: Sequence[Sampler], batch: Batch, temperature: Tensor, correct: bool = True) -> list[Tensor]:
-    """Logits (B, n) of each group of terms: divided by the temperature before the correction is subtracted; -inf where masked."""
-    pooled = [sampler for sampler in samplers if sampler.kind == "global"]
-    scale = temperature if temperature.dim() == 0 else temperature[:, None]
-    logits = []
-    for group in terms:
-        values = group.scores / scale
-        if group.kind == "semantic":
-            values = values + group.log_weight
-        elif correct and group.ids is not None:
-            values = values - pooled_correction(pooled, batch, group.ids)
-        logits.append(values.masked_fill(~group.valid, -torch.inf))
-    return logits
-
-
-def sampled_softmax(positive_B: Tensor, logits: Sequence[Tensor], temperature: Tensor) -> Tensor:
-    """-log softmax of the positive against all terms: (B,). A row without any live term has loss 0, never NaN.
-
-    The positive is never corrected.
-    """
-    positive = positive_B / temperature
-    return torch.logsumexp(torch.cat([positive[:, None], *logits], dim=1), dim=1) - positive
+def sampled_softmax(positive_B: Tensor, logits: Sequence[Tensor]) -> Tensor:
+    """-log softmax of the positive's logit against all terms: (B,). A row without any live term has loss 0, never NaN."""
+    return torch.logsumexp(torch.cat([positive_B[:, None], *logits], dim=1), dim=1) - positive_B
 
 
 def negative_shares(terms: Sequence[Terms], logits: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -7,17 +7,68 @@ import math
 import torch
 from torch import Tensor, nn
 
-# Below, gradients explode in bf16; above, cosines can't separate anything.
-LOWEST, HIGHEST = 0.01, 1.0
+from esans.negatives.base import Context
+from esans.negatives.config_loss import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE, FixedConfig, LearnedConfig, TemperatureConfig
+from esans.negatives.tables import Catalogue
 
 
 class Temperature(nn.Module):
-    """One temperature for all examples, fixed or learned as its logarithm."""
+    """Base of every temperature."""
 
-    def __init__(self, start: float, learn: bool) -> None:
+    Config = TemperatureConfig
+
+    def __init__(self, config: TemperatureConfig, catalogue: Catalogue) -> None:
         super().__init__()
-        self.log_temperature = nn.Parameter(torch.tensor(math.log(start)), requires_grad=learn)
+        self.config = config
 
-    def forward(self) -> Tensor:
-        """Scalar in [LOWEST, HIGHEST]."""
-        return self.log_temperature.clamp(math.log(LOWEST), math.log(HIGHEST)).exp()
+    def forward(self, context: Context) -> Tensor:
+        """Scalar or (B,), > 0."""
+        raise NotImplementedError
+
+    def shown(self) -> Tensor:
+        """Scalar for the log: the temperature, or the mean over examples of the last step."""
+        raise NotImplementedError
+
+    def observe(self, context: Context, loss_B: Tensor) -> None:
+        """Learn from the losses of the step; most temperatures have nothing to learn that way."""
+
+
+class Learned(Temperature):
+    """One temperature for all examples, learned as its logarithm."""
+
+    Config = LearnedConfig
+
+    config: LearnedConfig
+
+    def __init__(self, config: LearnedConfig, catalogue: Catalogue) -> None:
+        super().__init__(config, catalogue)
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(config.start)))
+
+    def forward(self, context: Context) -> Tensor:
+        """Scalar in [LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE]."""
+        return self.shown()
+
+    def shown(self) -> Tensor:
+        """The same scalar."""
+        return self.log_temperature.clamp(math.log(LOWEST_TEMPERATURE), math.log(HIGHEST_TEMPERATURE)).exp()
+
+
+class Fixed(Temperature):
+    """One temperature for all examples, as the config gives it."""
+
+    Config = FixedConfig
+
+    config: FixedConfig
+    value: Tensor
+
+    def __init__(self, config: FixedConfig, catalogue: Catalogue) -> None:
+        super().__init__(config, catalogue)
+        self.register_buffer("value", torch.tensor(config.start), persistent=False)
+
+    def forward(self, context: Context) -> Tensor:
+        """Scalar."""
+        return self.value
+
+    def shown(self) -> Tensor:
+        """The same scalar."""
+        return self.value

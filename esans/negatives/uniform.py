@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from esans.negatives.base import Batch, Negatives, Sampler
+from esans.negatives.base import Batch, Context, Negatives, Sampler
 from esans.negatives.config import UniformConfig
 
 
@@ -28,10 +28,14 @@ class Uniform(Sampler):
         ids = torch.randint(self.num_items, shape, generator=generator, device=user_BD.device)
         return Negatives(ids, valid=~batch.knows(ids))
 
-    def log_expected_count(self, batch: Batch, ids: Tensor) -> Tensor:
+    def log_expected_count(self, context: Context, ids: Tensor) -> Tensor:
         """num_negatives / N for every item."""
         return torch.full(ids.shape, math.log(self.config.num_negatives / self.num_items), device=ids.device)
 
     def draws_per_example(self, batch: Batch) -> int:
         """num_negatives, shared or not."""
         return self.config.num_negatives
+
+    def encodings_per_example(self, batch: Batch) -> float:
+        """A shared pool is encoded once for the batch."""
+        return self.config.num_negatives / (len(batch) if self.config.shared else 1)

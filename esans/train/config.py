@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
-
 from esans.config import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Runtime, config, section
 from esans.launch import LaunchConfig
 from esans.model.config import ModelConfig
@@ -34,6 +32,8 @@ class LoaderConfig:
 
     window_shards: PositiveInt = 4
     """Files that are held in memory together and permuted row by row; more mixes better and takes more memory."""
+    keep_in_memory: Annotated[bool, Runtime] = False
+    """Keep what was read for the next epochs: about 1.3 kB an example with a history of 100."""
     prefetch_batches: Annotated[PositiveInt, Runtime] = 8
     """Batches that the reader prepares ahead of the step."""
 
@@ -46,12 +46,10 @@ class TrainConfig:
         default_factory=lambda: [{"sampler": "in_batch"}, {"sampler": "easy"}, {"sampler": "hard"}]
     )
     """Groups of negatives; each has the key `sampler` and that sampler's own keys."""
-    correction: bool = True
-    """Correct global groups for their draw probabilities (METHOD 4b); false is the plain sampled softmax."""
-    temperature: Annotated[float, Field(ge=0.01, le=1)] = 0.1
-    """Temperature of the softmax, where it starts when learned."""
-    learn_temperature: bool = True
-    """Learn the temperature with the towers, within 0.01 .. 1."""
+    loss: str | dict[str, Any] = "sampled_softmax"
+    """Name of the loss, or a mapping with the key `loss` and that loss's own keys."""
+    temperature: float | dict[str, Any] = 0.1
+    """Where the learned temperature of the softmax starts (0.01 .. 1), or a mapping with the key `temperature` and its own keys."""
     batch_size: PositiveInt = 1024
     """Examples per step over all processes."""
     epochs: PositiveInt = 20
@@ -83,8 +81,13 @@ class TrainConfig:
             raise ValueError("negatives is empty: name at least one group, such as [{sampler: uniform}]")
 
     def resolve_groups(self) -> None:
-        """Fill the defaults of every negative group in. Raises ConfigError naming the group and the key."""
-        # A sampler that brings its own Config is a torch module: loaded last, so that other errors show at once.
-        from esans.negatives.registry import resolve
+        """Fill the defaults of every negative group, the loss and the temperature in. Raises ConfigError naming the key."""
+        # One that brings its own Config is a torch module: loaded last, so that other errors show at once.
+        from esans.negatives.registry import LOSSES, TEMPERATURES, resolve
 
         self.negatives = resolve(self.negatives)
+        loss = {"loss": self.loss} if isinstance(self.loss, str) else self.loss
+        self.loss = LOSSES.resolve(loss, "train.loss")
+        number = isinstance(self.temperature, int | float)
+        temperature = {"temperature": "learned", "start": self.temperature} if number else self.temperature
+        self.temperature = TEMPERATURES.resolve(temperature, "train.temperature")  # type: ignore[arg-type]

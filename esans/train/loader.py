@@ -24,12 +24,25 @@ class Loader:
     """Yields the batches of one rank in one epoch; `wait_seconds` is how long the trainer waited for them."""
 
     def __init__(
-        self, table: Table, rank_batch: int, rank: int, world_size: int, device: torch.device, window_files: int, prefetch: int, seed: int
+        self,
+        table: Table,
+        rank_batch: int,
+        rank: int,
+        world_size: int,
+        device: torch.device,
+        window_files: int,
+        prefetch: int,
+        seed: int,
+        extra: Sequence[str] = (),
+        keep: bool = False,
     ) -> None:
         self.table, self.rank_batch, self.device = table, rank_batch, device
         self.rank, self.world_size = rank, world_size
         self.window_files, self.prefetch, self.seed = window_files, prefetch, seed
         self.wait_seconds = 0.0
+        self.extra = tuple(extra)
+        self.columns = (*_COLUMNS, *self.extra)
+        self._kept: dict[str, Columns] | None = {} if keep else None
 
     def plan(self, epoch: int) -> EpochPlan:
         """The stream of an epoch, the same on every rank."""
@@ -91,7 +104,7 @@ class Loader:
         made = 0
         last: Columns | None = None
         for rows in self._rows(plan, part):
-            left = rows if left is None else {name: np.concatenate([left[name], rows[name]]) for name in _COLUMNS}
+            left = rows if left is None else {name: np.concatenate([left[name], rows[name]]) for name in self.columns}
             while len(left[c.TARGET]) >= self.rank_batch:
                 last = {name: values[: self.rank_batch] for name, values in left.items()}
                 left = {name: values[self.rank_batch :] for name, values in left.items()}
@@ -107,14 +120,25 @@ class Loader:
     def _rows(self, plan: EpochPlan, part: Sequence[Interval]) -> Iterator[Columns]:
         """The rows of `part`, window by window, in stream order."""
         wanted = [(window, stretches) for window in plan.windows if (stretches := _overlap(window, part))]
-        uris = [self.table.file_uris[place] for window, _ in wanted for place in window.files]
-        files = read_files(uris, _COLUMNS)
+        files = self._files([self.table.file_uris[place] for window, _ in wanted for place in window.files])
         for window, stretches in wanted:
             read = [next(files) for _ in window.files]
-            columns = {name: np.concatenate([file[name] for file in read]) for name in _COLUMNS}
+            columns = {name: np.concatenate([file[name] for file in read]) for name in self.columns}
             order = window.permutation()
             chosen = np.concatenate([order[start - window.start : stop - window.start] for start, stop in stretches])
             yield {name: values[chosen] for name, values in columns.items()}
+
+    def _files(self, uris: Sequence[str]) -> Iterator[Columns]:
+        """Files in the order of `uris`; those of an earlier epoch come from memory where they are kept."""
+        if self._kept is None:
+            yield from read_files(uris, self.columns)
+            return
+        missing = [uri for uri in uris if uri not in self._kept]
+        read = read_files(missing, self.columns) if missing else iter(())
+        for uri in uris:
+            if uri not in self._kept:
+                self._kept[uri] = next(read)
+            yield self._kept[uri]
 
     def _to_device(self, columns: Columns) -> Batch:
         def tensor(name: str, dtype: torch.dtype) -> torch.Tensor:
@@ -125,7 +149,12 @@ class Loader:
 
         ids = torch.int64
         return Batch(
-            tensor(c.USER_IDX, ids), tensor(c.HISTORY, ids), tensor(c.TARGET, ids), tensor(c.WEIGHT, torch.float32), tensor(c.KNOWN, ids)
+            user_idx=tensor(c.USER_IDX, ids),
+            history=tensor(c.HISTORY, ids),
+            target=tensor(c.TARGET, ids),
+            weight=tensor(c.WEIGHT, torch.float32),
+            known=tensor(c.KNOWN, ids),
+            extra={name: tensor(name, ids) for name in self.extra},
         )
 
 
@@ -145,4 +174,4 @@ def _padded(rows: Columns | None, template: Columns | None, size: int) -> Column
     missing = size - len(rows[c.TARGET])
     filler = {name: np.resize(values[:1], (missing, *values.shape[1:])) for name, values in source.items()}
     filler[c.WEIGHT] = np.zeros(missing, source[c.WEIGHT].dtype)
-    return {name: np.concatenate([rows[name], filler[name]]) for name in _COLUMNS}
+    return {name: np.concatenate([rows[name], filler[name]]) for name in rows}

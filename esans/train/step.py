@@ -11,25 +11,24 @@ from torch import Generator, Tensor, nn
 from esans.model.towers import TwoTower
 from esans.negatives.base import Batch
 from esans.negatives.groups import NegativeGroups, StepResult
-from esans.negatives.temperature import Temperature
 
 
 class TrainStep(nn.Module):
     """Loss of a batch."""
 
-    def __init__(self, model: TwoTower, negatives: NegativeGroups, temperature: Temperature) -> None:
+    def __init__(self, model: TwoTower, negatives: NegativeGroups) -> None:
         super().__init__()
-        self.model, self.negatives, self.temperature = model, negatives, temperature
+        self.model, self.negatives = model, negatives
 
-    def forward(self, batch: Batch, generator: Generator, diagnose: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        """Unweighted loss of each example, (B,), and the groups' shares when asked for.
+    def forward(self, batch: Batch, generator: Generator, epoch: float, diagnose: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """Unweighted loss of each example, (B,), and the step's figures when asked for.
 
         A plain tuple: DistributedDataParallel with a static graph finds no tensors in a dataclass, and would then
         leave the first step's gradients unreduced.
         """
         user_BD = self.model.encode_users(batch.history, batch.user_idx)
-        result: StepResult = self.negatives(batch, user_BD, self.encode, self.temperature(), generator, diagnose)
-        return result.loss_B, result.shares
+        result: StepResult = self.negatives(batch, user_BD, self.encode, generator, epoch, diagnose)
+        return result.loss_B, result.figures
 
     def encode(self, groups: Sequence[Tensor]) -> list[Tensor]:
         """Item vectors of groups of ids, each distinct item encoded once where that is the faster way.

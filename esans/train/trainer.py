@@ -82,10 +82,9 @@ class Trainer:
         watch = Watch(self.device, self.config.log_every, self.config.batch_size, self.loader, self.log if self.rank == 0 else None)
         with Bar(f"epoch {epoch + 1}/{self.config.epochs}", total=steps, unit="steps", show=self.rank == 0) as bar:
             for place, batch in enumerate(self.loader.epoch(epoch)):
-                diagnose = watch.due(place)
-                shares, loss = self.train_step(batch, epoch, place, diagnose)
+                figures, loss = self.train_step(batch, epoch, place, steps, watch.due(place))
                 self.progress.step += 1
-                suffix = watch.see(place, self.progress.step, loss, shares, self.module.temperature().detach())
+                suffix = watch.see(place, self.progress.step, loss, figures, self.module.negatives.temperature.shown().detach())
                 bar.update(place + 1, suffix)
         seconds = time.perf_counter() - started
         metrics = validate(self.model, self.users, self.device)
@@ -93,10 +92,10 @@ class Trainer:
         record = {"epoch": epoch, "step": self.progress.step, "loss": watch.mean_loss(), "seconds": seconds, "examples_per_second": speed}
         return record | metrics
 
-    def train_step(self, batch: Batch, epoch: int, place: int, diagnose: bool) -> tuple[dict[str, Tensor], Tensor]:
+    def train_step(self, batch: Batch, epoch: int, place: int, steps: int, diagnose: bool) -> tuple[dict[str, Tensor], Tensor]:
         """One optimiser step on the global weighted mean of the loss; nothing here waits for the device."""
         self._seed(epoch, place)
-        loss_B, shares = self.wrapped(batch, self.generator, diagnose)
+        loss_B, figures = self.wrapped(batch, self.generator, epoch + place / steps, diagnose)
         total_weight = batch.weight.sum()
         if self.world_size > 1:
             dist.all_reduce(total_weight)
@@ -108,7 +107,7 @@ class Trainer:
             torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.config.optimizer.clip_norm)
         self.optimizer.step()
         self.schedule.step()
-        return shares, loss.detach()
+        return figures, loss.detach()
 
     @property
     def model(self) -> TwoTower:

@@ -30,7 +30,7 @@ class Watch:
         """Whether this step is one to look at."""
         return (place + 1) % self.every == 0
 
-    def see(self, place: int, step: int, loss: Tensor, shares: Mapping[str, Tensor], temperature: Tensor) -> str:
+    def see(self, place: int, step: int, loss: Tensor, figures: Mapping[str, Tensor], temperature: Tensor) -> str:
         """Take in one step; at a look, log it and return the line for the progress bar, else ''."""
         self._loss += loss
         self._epoch_loss += loss
@@ -41,14 +41,14 @@ class Watch:
         speed = self.every * self.batch_size / seconds
         mean = (self._loss / self.every).item()
         if self.log is not None:
-            figures = {
+            seen = {
                 "step_loss": mean,
                 "step_examples_per_second": speed,
                 "data_wait_share": (self.loader.wait_seconds - self._waited) / seconds,
                 "temperature": temperature.item(),
                 "resident_gb": self._process.memory_info().rss / 2**30,
             }
-            self.log(figures | {f"share_{name}": share.item() for name, share in shares.items()}, step)
+            self.log(seen | {name: figure.item() for name, figure in figures.items()}, step)
         self._loss.zero_()
         self._since, self._waited = time.perf_counter(), self.loader.wait_seconds
         return f"loss {mean:.4f}, {speed:,.0f} examples/s"

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import fsspec
 import torch
@@ -17,8 +17,8 @@ from esans.config import build
 from esans.launch import Spec, joined
 from esans.model.files import save
 from esans.negatives.groups import NegativeGroups
-from esans.negatives.registry import build_samplers
-from esans.negatives.temperature import Temperature
+from esans.negatives.registry import build_loss, build_samplers, build_temperature, columns
+from esans.negatives.tables import Catalogue
 from esans.tracking import Run
 from esans.train.config import TrainConfig
 from esans.train.inputs import build_model, load_catalogue
@@ -62,8 +62,7 @@ def train_rank(spec: WorkerSpec, config: TrainConfig, rank: int, world_size: int
     catalogue = load_catalogue(inputs["shards"], inputs.get("cluster"))
     if catalogue.clusters is not None:
         catalogue.clusters = catalogue.clusters.to(device)
-    negatives = NegativeGroups(build_samplers(config.negatives, catalogue), config.correction).to(device)
-    module = TrainStep(model, negatives, Temperature(config.temperature, config.learn_temperature))
+    module = TrainStep(model, build_negatives(config, catalogue).to(device))
     examples = inputs["shards"].table("examples")
     loader = Loader(
         examples,
@@ -74,6 +73,8 @@ def train_rank(spec: WorkerSpec, config: TrainConfig, rank: int, world_size: int
         window_files=config.loader.window_shards,
         prefetch=config.loader.prefetch_batches,
         seed=spec.seed,
+        extra=columns(config.negatives),
+        keep=config.loader.keep_in_memory,
     )
     users = ValidationUsers.load(inputs["prepare"], config.validation_users, rank, world_size)
     run = Run.attach(spec.tracking_uri, spec.run_id) if rank == 0 else None
@@ -83,6 +84,14 @@ def train_rank(spec: WorkerSpec, config: TrainConfig, rank: int, world_size: int
     if rank == 0:
         _write_model(trainer, spec.model_uri)
         write_text(join(spec.scratch_uri, "result.json"), json.dumps({"records": progress.records, "best_epoch": progress.best_epoch}))
+
+
+def build_negatives(config: TrainConfig, catalogue: Catalogue) -> NegativeGroups:
+    """The groups, loss and temperature of a resolved config, on the CPU."""
+    samplers = build_samplers(config.negatives, catalogue)
+    # Mappings, once resolve_groups has run.
+    loss, temperature = cast(dict[str, Any], config.loss), cast(dict[str, Any], config.temperature)
+    return NegativeGroups(samplers, build_loss(loss, catalogue), build_temperature(temperature, catalogue))
 
 
 def _silent(values: Mapping[str, float], step: int = 0) -> None:

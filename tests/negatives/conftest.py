@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from esans.negatives.base import Batch
+from esans.negatives.base import Batch, Context
+from esans.negatives.loss import Loss
+from esans.negatives.registry import LOSSES, TEMPERATURES, build_loss, build_temperature
 from esans.negatives.tables import Catalogue, ClusterTables
+from esans.negatives.temperature import Temperature
 
 
 def make_clusters(cells: list[list[int]], fallbacks: list[list[int]] | None = None, unassigned: int = 0, dim: int = 4) -> ClusterTables:
@@ -43,6 +46,24 @@ def make_batch(targets: list[int], known: list[list[int]] | None = None, width: 
     lists = known or [[] for _ in targets]
     padded = torch.tensor([[-1] * (width - len(row)) + sorted(row) for row in lists])
     return Batch(torch.arange(rows), torch.full((rows, 3), -1), torch.tensor(targets), torch.ones(rows), padded)
+
+
+def context_of(batch: Batch, user: torch.Tensor | None = None, positive: torch.Tensor | None = None, **rest: object) -> Context:
+    """A step's context; vectors that a test does not look at are zeros."""
+    zeros = torch.zeros(len(batch), 1)
+    user_BD, positive_BD = zeros if user is None else user, zeros if positive is None else positive
+    score_B = (user_BD * positive_BD).sum(-1)
+    return Context(batch, user_BD, score_B, positive_BD, rest.pop("generator", generator_of(0)), **rest)  # type: ignore[arg-type]
+
+
+def loss_of(catalogue: Catalogue, name: str = "sampled_softmax", **keys: object) -> Loss:
+    """A loss by name."""
+    return build_loss(LOSSES.resolve({"loss": name, **keys}, "train.loss"), catalogue)
+
+
+def temperature_of(catalogue: Catalogue, name: str = "fixed", **keys: object) -> Temperature:
+    """A temperature by name."""
+    return build_temperature(TEMPERATURES.resolve({"temperature": name, **keys}, "train.temperature"), catalogue)
 
 
 def generator_of(seed: int) -> torch.Generator:

@@ -15,10 +15,10 @@ from esans.config import config as config_section
 from esans.errors import ConfigError
 from esans.negatives.base import Batch, Sampler
 from esans.negatives.clusters import draw_clusters, draw_hard, first_of_each, hard_pool_sizes
-from esans.negatives.config import CONFIGS, SamplerConfig
-from esans.negatives.registry import build_samplers, known_samplers, resolve, sampler_class
+from esans.negatives.config import SamplerConfig
+from esans.negatives.registry import LOSSES, SAMPLERS, TEMPERATURES, build_samplers, known_samplers, resolve
 from esans.negatives.tables import Catalogue, ClusterTables
-from tests.negatives.conftest import generator_of, make_batch, make_clusters
+from tests.negatives.conftest import context_of, generator_of, make_batch, make_clusters
 
 ROWS = 20_000
 
@@ -42,7 +42,7 @@ def test_the_counts_of_draws_match_the_expected_counts_before_masks(
     drawing = sampler(name, catalogue, **keys)
     batch = repeated(target)
     ids = drawing.propose(batch, torch.zeros(ROWS, 1), generator_of(7)).ids.reshape(ROWS, -1)
-    log_expected = drawing.log_expected_count(batch, torch.arange(catalogue.num_items))
+    log_expected = drawing.log_expected_count(context_of(batch), torch.arange(catalogue.num_items))
     assert log_expected is not None
     expected = (log_expected.exp() if log_expected.dim() == 1 else log_expected[0].exp()).double() * ROWS
     # One draw of each row only: rows are independent, the draws of one row are not.
@@ -167,7 +167,7 @@ def test_membership_equals_the_naive_search(seed: int, width: int) -> None:
 
 
 def test_an_unknown_sampler_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"train\.negatives: unknown sampler 'unifrom'\. Known: easy, hard, in_batch, uniform"):
+    with pytest.raises(ConfigError, match=r"train\.negatives: unknown sampler 'unifrom'\. Known: .*easy, .*hard, .*uniform; or package"):
         resolve([{"sampler": "unifrom"}])
     assert {"uniform", "in_batch", "easy", "hard"} <= set(known_samplers())
 
@@ -202,9 +202,10 @@ print("torch" in sys.modules)
 
 
 def test_every_config_belongs_to_the_sampler_of_its_file() -> None:
-    for name, config in CONFIGS.items():
-        assert sampler_class(name).Config is config
-    assert known_samplers() == sorted(CONFIGS)
+    for registry in (SAMPLERS, LOSSES, TEMPERATURES):
+        for name, config in registry.configs.items():
+            assert registry.find(name).Config is config  # type: ignore[attr-defined]
+        assert registry.known() == sorted(registry.configs)
 
 
 class Brought(Sampler):
@@ -220,7 +221,7 @@ class Brought(Sampler):
 
 def test_a_sampler_from_outside_brings_its_own_keys() -> None:
     name = f"{__name__}:Brought"
-    assert resolve([{"sampler": name}]) == [{"sampler": name, "depth": 3}]
+    assert resolve([{"sampler": name}]) == [{"sampler": name, "depth": 3, "enters_at_epoch": 0.0}]
     with pytest.raises(ConfigError, match=r"train\.negatives\.0\.dept: unknown key\. Did you mean 'depth'"):
         resolve([{"sampler": name, "dept": 1}])
 

@@ -16,16 +16,22 @@ from torch import Tensor
 from esans.negatives.base import Batch, Context, Negatives, Sampler, Terms
 from esans.negatives.edis import hard_scores, mix_scores, simple_weights, subset_sizes
 from esans.negatives.groups import NegativeGroups
-from esans.negatives.loss import logits_of, negative_shares, sampled_softmax
+from esans.negatives.loss import negative_shares, sampled_softmax
 from esans.negatives.registry import build_samplers, resolve
 from esans.negatives.tables import Catalogue
-from tests.negatives.conftest import generator_of, make_batch
+from tests.negatives.conftest import context_of, generator_of, loss_of, make_batch, temperature_of
 
 TAU = torch.tensor(0.2, dtype=torch.float64)
 
 
 def unit(shape: tuple[int, ...], seed: int) -> Tensor:
     return F.normalize(torch.randn(shape, generator=generator_of(seed), dtype=torch.float64), dim=-1)
+
+
+def logits_of(terms: Sequence[Terms], samplers: Sequence[Sampler], batch: Batch) -> list[Tensor]:
+    """Logits of the pooled sampled softmax at TAU."""
+    num_items = samplers[0].num_items if samplers else 1
+    return loss_of(Catalogue(num_items, torch.ones(num_items) / num_items)).logits(terms, samplers, context_of(batch, temperature=TAU))
 
 
 @pytest.mark.parametrize("parents", range(2, 9))
@@ -104,8 +110,8 @@ def test_raw_lambda_above_zero_is_harder_exactly_when_the_positive_scores_higher
 
 def _context(seed: int, negatives: Negatives, leaves: dict[str, Tensor]) -> Context:
     batch = make_batch([0] * len(leaves["user"]))
-    score = (leaves["user"] * leaves["positive"]).sum(-1)
-    return Context(batch, leaves["user"], score, leaves["positive"], leaves["negatives"], TAU, generator_of(seed))
+    drawn = {"negative_vectors": leaves["negatives"], "temperature": TAU, "generator": generator_of(seed)}
+    return context_of(batch, leaves["user"], leaves["positive"], **drawn)
 
 
 @pytest.mark.parametrize(("name", "keys"), [("easy", {"unit_norm": True}), ("easy", {"unit_norm": False})])
@@ -171,8 +177,8 @@ def test_a_row_without_any_live_negative_has_loss_zero_and_finite_gradients() ->
     vectors = unit((5, 8), 1).requires_grad_()
     valid = torch.tensor([[True] * 5, [False] * 5, [True] + [False] * 4])
     terms = [Terms("easy", user @ vectors.T, valid, kind="semantic")]
-    logits = logits_of(terms, [], make_batch([0, 1, 2]), TAU)
-    loss = sampled_softmax((user * unit((3, 8), 2)).sum(-1), logits, TAU)
+    logits = logits_of(terms, [], make_batch([0, 1, 2]))
+    loss = sampled_softmax((user * unit((3, 8), 2)).sum(-1) / TAU, logits)
     loss.sum().backward()
     assert loss[1].item() == pytest.approx(0)
     assert user.grad is not None
@@ -211,7 +217,7 @@ def _estimates(names: tuple[str, ...], repeats: int, scale: int = 1) -> tuple[Te
             everything = torch.ones(rows, negatives.ids[0].numel() if negatives.ids.dim() > 1 else len(negatives.ids), dtype=torch.bool)
             ids = negatives.ids if negatives.ids.dim() == 1 else negatives.ids.reshape(rows, -1)
             terms.append(Terms(sampler.name, scores_N[ids].expand(rows, -1), everything, ids, "global"))
-        logits = logits_of(terms, samplers, batch, TAU)
+        logits = logits_of(terms, samplers, batch)
         draws = sum(sampler.draws_per_example(batch) for sampler in samplers)
         totals.append(torch.logsumexp(torch.cat(logits, 1), 1).exp().mean() * num_items / draws)
     return torch.stack(totals), (scores_N / TAU).exp().sum()
@@ -238,12 +244,12 @@ def test_uniform_alone_needs_no_correction_and_the_temperature_divides_before_it
     batch = make_batch([0, 1])
     scores = torch.tensor([[0.2, 0.4], [0.1, -0.3]], dtype=torch.float64)
     terms = [Terms("uniform", scores, torch.ones(2, 2, dtype=torch.bool), torch.tensor([[3, 4], [5, 6]]), "global")]
-    assert torch.allclose(logits_of(terms, samplers, batch, TAU)[0], scores / TAU, atol=1e-6)
+    assert torch.allclose(logits_of(terms, samplers, batch)[0], scores / TAU, atol=1e-6)
     mixed = build_samplers(resolve([GROUPS["uniform"], GROUPS["in_batch"]]), catalogue)
     expected = torch.log(8 / catalogue.num_items + 2 * catalogue.target_probability_N[torch.tensor([[3, 4], [5, 6]])]) - math.log(
         (8 + 2) / catalogue.num_items
     )
-    assert torch.allclose(logits_of(terms, mixed, batch, TAU)[0], scores / TAU - expected, atol=1e-5)
+    assert torch.allclose(logits_of(terms, mixed, batch)[0], scores / TAU - expected, atol=1e-5)
 
 
 def test_semantic_terms_are_never_corrected_but_weighted(catalogue: Catalogue) -> None:
@@ -252,7 +258,7 @@ def test_semantic_terms_are_never_corrected_but_weighted(catalogue: Catalogue) -
             "easy", torch.zeros(1, 3, dtype=torch.float64), torch.ones(1, 3, dtype=torch.bool), torch.tensor([[1, 2, 3]]), "semantic", -0.7
         )
     ]
-    assert torch.allclose(logits_of(terms, [], make_batch([0]), TAU)[0], torch.full((1, 3), -0.7, dtype=torch.float64))
+    assert torch.allclose(logits_of(terms, [], make_batch([0]))[0], torch.full((1, 3), -0.7, dtype=torch.float64))
 
 
 class _Learner(Sampler):
@@ -274,7 +280,8 @@ class _Learner(Sampler):
 def test_a_step_proposes_encodes_each_id_once_refines_and_lets_samplers_observe(catalogue: Catalogue) -> None:
     learner = _Learner(_Learner.Config(sampler="mine"), catalogue)
     learner.seen = []
-    groups = NegativeGroups([*build_samplers(resolve([GROUPS["in_batch"], {"sampler": "easy"}, {"sampler": "hard"}]), catalogue), learner])
+    samplers = [*build_samplers(resolve([GROUPS["in_batch"], {"sampler": "easy"}, {"sampler": "hard"}]), catalogue), learner]
+    groups = NegativeGroups(samplers, loss_of(catalogue), temperature_of(catalogue))
     table = unit((catalogue.num_items, 8), 4).float().requires_grad_()
     user = unit((6, 8), 5).float().requires_grad_()
     calls = []
@@ -283,12 +290,13 @@ def test_a_step_proposes_encodes_each_id_once_refines_and_lets_samplers_observe(
         calls.append([tuple(part.shape) for part in ids])
         return [table[part] for part in ids]
 
-    result = groups(make_batch([0, 3, 12, 30, 35, 40]), user, encode, torch.tensor(0.1), generator_of(0), True)
+    result = groups(make_batch([0, 3, 12, 30, 35, 40]), user, encode, generator_of(0), diagnose=True)
     result.loss_B.mean().backward()
     assert calls == [[(6,), (6,), (6, 2, 5), (6, 5), (6, 2)]]
     assert torch.isfinite(result.loss_B).all()
-    assert set(result.shares) == {"in_batch", "easy", "easy_virtual", "hard", "hard_virtual", "mine"}
-    assert sum(share.item() for share in result.shares.values()) == pytest.approx(1, abs=1e-5)
+    shares = {name: figure for name, figure in result.figures.items() if name.startswith("share_")}
+    assert set(shares) == {f"share_{name}" for name in ("in_batch", "easy", "easy_virtual", "hard", "hard_virtual", "mine")}
+    assert sum(share.item() for share in shares.values()) == pytest.approx(1, abs=1e-5)
     assert len(learner.seen) == 1
     assert user.grad is not None
     assert user.grad.abs().sum() > 0
