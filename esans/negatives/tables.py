@@ -59,6 +59,10 @@ class Catalogue:
     target_probability_N: Tensor
     """Share of each item among the positives of the training examples."""
     clusters: ClusterTables | None = None
+    num_users: int = 0
+    """Users of the shards: `Batch.user_idx` runs below it; 0 where nobody needs to know."""
+    num_interactions: int = 0
+    """Training examples; 0 where nobody needs to know."""
 
     def require_clusters(self, sampler: str) -> ClusterTables:
         """The cluster tables. Raises ConfigError naming the sampler that cannot do without them."""

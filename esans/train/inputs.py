@@ -45,10 +45,11 @@ def side_codes(features: Bundle) -> tuple[Tensor | None, list[int]]:
 
 def load_catalogue(shards: Bundle, cluster: Bundle | None) -> Catalogue:
     """What samplers know about the items, on the CPU."""
-    num_items = shards.facts["num_items"]
+    facts, num_items = shards.facts, shards.facts["num_items"]
     counts = torch.from_numpy(shards.table("target_counts").dense(c.ITEM_IDX, c.COUNT, num_items, dtype=np.float64))
     probability = (counts / counts.sum()).float()
-    return Catalogue(num_items, probability, load_clusters(cluster) if cluster is not None else None)
+    clusters = load_clusters(cluster) if cluster is not None else None
+    return Catalogue(num_items, probability, clusters, num_users=facts["num_users"], num_interactions=facts["num_examples"])
 
 
 def load_clusters(cluster: Bundle) -> ClusterTables:
