@@ -6,6 +6,7 @@ for the trailing dimensions of one example's draws, such as (clusters, items per
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -96,6 +97,10 @@ class Context:
     """Epochs trained so far, with their fraction: what schedules run by."""
     temperature: Tensor = field(default_factory=lambda: torch.ones(()))
     """Scalar or (B,), > 0."""
+    positive_temperature: Tensor | None = None
+    """Scalar, > 0, where the positive has a temperature of its own."""
+    terms: Sequence[Terms] = ()
+    """In a loss and in `observe`, the terms of all groups."""
     negative_vectors: Tensor = field(default_factory=lambda: torch.empty(0))
     """In `refine` and `observe` of a sampler, its own draws: (B, *cell, D), or (n, D) for shared draws."""
     negatives: Negatives | None = None

@@ -53,13 +53,15 @@ class NegativeGroups(nn.Module):
         proposals = [sampler.propose(batch, user_BD.detach(), generator) for sampler in samplers]
         positive_BD, vectors = _encoded(batch, proposals, encode)
         context = Context(batch, user_BD, (user_BD * positive_BD).sum(-1), positive_BD, generator, epoch)
-        context.temperature = self.temperature(context)
+        context.temperature, context.positive_temperature = self.temperature(context), self.temperature.of_positive()
         terms: list[Terms] = []
         contexts = []
         for sampler, negatives, negative_vectors in zip(samplers, proposals, vectors, strict=True):
             own = replace(context, negative_vectors=negative_vectors, negatives=negatives)
             terms += sampler.refine(negatives, _scores(user_BD, negative_vectors, negatives), own)
             contexts.append(own)
+        for known in (context, *contexts):
+            known.terms = terms
         logits = self.loss.logits(terms, samplers, context)
         loss_B = self.loss(logits, context)
         for sampler, own in zip(samplers, contexts, strict=True):

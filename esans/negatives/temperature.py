@@ -25,6 +25,10 @@ class Temperature(nn.Module):
         """Scalar or (B,), > 0."""
         raise NotImplementedError
 
+    def of_positive(self) -> Tensor | None:
+        """Scalar, > 0, where the positive has a temperature of its own; a loss may look at it."""
+        return None
+
     def shown(self) -> Tensor:
         """Scalar for the log: the temperature, or the mean over examples of the last step."""
         raise NotImplementedError
