@@ -82,15 +82,9 @@ class InBatchConfig(SamplerConfig):
 
 
 @config
-class EasyConfig(SemanticConfig):
-    """Keys of an `easy` group."""
+class SimpleMixConfig(SemanticConfig):
+    """Keys of simple interpolation, wherever its parents were drawn."""
 
-    clusters: PositiveInt = 2
-    """m_c: primaries drawn per example, without replacement."""
-    per_cluster: Annotated[int, Field(ge=2)] = 5
-    """m_o: items drawn inside each primary."""
-    transition_temperature: PositiveFloat | None = None
-    """T_c of the draw between primaries; by default the table that the cluster stage wrote."""
     interpolate: bool = True
     """Add virtual negatives mixed inside each cluster: (m_o + 2)(m_o - 1) / 2 per cluster."""
     unit_norm: bool = True
@@ -100,11 +94,21 @@ class EasyConfig(SemanticConfig):
 
 
 @config
-class HardConfig(SemanticConfig):
-    """Keys of a `hard` group."""
+class EasyConfig(SimpleMixConfig):
+    """Keys of an `easy` group."""
 
-    num_negatives: PositiveInt = 5
-    """n_h: items drawn per example."""
+    clusters: PositiveInt = 2
+    """m_c: primaries drawn per example, without replacement."""
+    per_cluster: Annotated[int, Field(ge=2)] = 5
+    """m_o: items drawn inside each primary."""
+    transition_temperature: PositiveFloat | None = None
+    """T_c of the draw between primaries; by default the table that the cluster stage wrote."""
+
+
+@config
+class HardMixConfig(SemanticConfig):
+    """Keys of hard interpolation, wherever the negatives were drawn."""
+
     interpolate: bool = True
     """Add one virtual negative per draw, mixed with the positive."""
     mix: Mix | Ramp = 0.1
@@ -124,6 +128,14 @@ class HardConfig(SemanticConfig):
             raise ValueError(f"mix_high = {self.mix_high} is below mix = {max(ends)}; lambda is drawn from U(mix, mix_high)")
         if max(abs(end) for end in ends) > LARGEST_MIX:
             raise ValueError(f"mix runs from {ends[0]} to {ends[-1]}; keep it within -{LARGEST_MIX} .. {LARGEST_MIX}")
+
+
+@config
+class HardConfig(HardMixConfig):
+    """Keys of a `hard` group."""
+
+    num_negatives: PositiveInt = 5
+    """n_h: items drawn per example."""
 
 
 # By the name of the sampler's file.

@@ -30,11 +30,7 @@ class Easy(Sampler):
             raise ConfigError(
                 f"train.negatives: easy.clusters = {config.clusters}: must be below the number of primary clusters ({primaries})."
             )
-        wanted = config.transition_temperature
-        transitions = self.tables.transitions_PP if wanted is None else self.tables.transitions_at(wanted)
-        # A sharp temperature underflows to 0; the floor keeps every other primary drawable, the diagonal never is.
-        log_transitions_PP = transitions.clamp_min(1e-30).log().fill_diagonal_(-torch.inf)
-        self.register_buffer("log_transitions_PP", log_transitions_PP, persistent=False)
+        self.register_buffer("log_transitions_PP", self.tables.log_transitions(config.transition_temperature), persistent=False)
 
     log_transitions_PP: Tensor
 

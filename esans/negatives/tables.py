@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -50,6 +51,12 @@ class ClusterTables:
         distance_PP.fill_diagonal_(torch.inf)
         return torch.softmax(-distance_PP / temperature, dim=1)
 
+    def log_transitions(self, temperature: float | None = None) -> Tensor:
+        """Log P(C_j | C_i), (P, P) float32 with -inf on the diagonal: of the table, or at another temperature."""
+        transitions_PP = self.transitions_PP if temperature is None else self.transitions_at(temperature)
+        # A sharp temperature underflows to 0; the floor keeps every other primary drawable, the diagonal never is.
+        return transitions_PP.clamp_min(1e-30).log().fill_diagonal_(-torch.inf)
+
 
 @dataclass
 class Catalogue:
@@ -63,9 +70,17 @@ class Catalogue:
     """Users of the shards: `Batch.user_idx` runs below it; 0 where nobody needs to know."""
     num_interactions: int = 0
     """Training examples; 0 where nobody needs to know."""
+    columns: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """What the shards stage joined to the examples for samplers: the shape of one example's list, by column."""
 
     def require_clusters(self, sampler: str) -> ClusterTables:
         """The cluster tables. Raises ConfigError naming the sampler that cannot do without them."""
         if self.clusters is None:
             raise ConfigError(f"train.negatives: the {sampler} sampler needs cluster tables; run the cluster stage.")
         return self.clusters
+
+    def require_column(self, sampler: str, column: str, key: str) -> tuple[int, ...]:
+        """Shape of one example's list in a column. Raises ConfigError naming the key of `shards` that writes the column."""
+        if column not in self.columns:
+            raise ConfigError(f"train.negatives: the {sampler} sampler needs the column {column!r} in the shards: set shards.{key}.")
+        return self.columns[column]
