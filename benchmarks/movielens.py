@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,16 +23,20 @@ def stage_data(data: Path, raw: Path) -> dict[str, str]:
     """
     raw.mkdir(parents=True, exist_ok=True)
     items = pq.read_table(data / "items.parquet", columns=["item_id", "title", "overview", "genres", "image"])
-    listed = [[genre for genre in text.split("|") if genre not in _NOT_A_GENRE] for text in items.column("genres").to_pylist()]
-    films = Counter(genre for genres in listed for genre in genres)
-    rarest = [min(genres, key=lambda genre: (films[genre], genre)) if genres else None for genres in listed]
-    items = items.drop(["genres"]).append_column("genre", pa.array(rarest))
+    items = items.append_column("genre", pa.array(rarest_genres(items.column("genres").to_pylist()))).drop(["genres"])
     pq.write_table(items, raw / "items.parquet")
     interactions = pq.read_table(data / "interactions.parquet")
     keep = np.random.default_rng(0).random(interactions.num_rows) >= REMOVED
     pq.write_table(interactions, raw / "interactions.parquet")
     pq.write_table(interactions.filter(pa.array(keep)), raw / "fewer.parquet")
     return {path.stem: str(path) for path in sorted(raw.glob("*.parquet"))} | {"image_emb": str(data / "image_emb.parquet")}
+
+
+def rarest_genres(texts: Sequence[str]) -> list[str | None]:
+    """One genre a film from '|'-separated lists: the one that the fewest films carry; None where there is none."""
+    listed = [[genre for genre in text.split("|") if genre not in _NOT_A_GENRE] for text in texts]
+    films = Counter(genre for genres in listed for genre in genres)
+    return [min(genres, key=lambda genre: (films[genre], genre)) if genres else None for genres in listed]
 
 
 def text_model() -> str:

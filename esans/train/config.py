@@ -54,6 +54,8 @@ class TrainConfig:
     """Examples per step over all processes."""
     epochs: PositiveInt = 20
     """Most passes over the examples."""
+    examples_per_epoch: PositiveInt | None = None
+    """Examples of an epoch, a new sample of the shards' files and rows each time; by default all. Fewer validate and stop more often."""
     patience: NonNegativeInt = 2
     """Epochs without a better validation metric before training stops; 0 runs all epochs."""
     validation_metric: Literal["recall@10", "recall@50", "recall@200", "ndcg@50", "mrr"] = "recall@50"

@@ -35,6 +35,7 @@ class Loader:
         seed: int,
         extra: Sequence[str] = (),
         keep: bool = False,
+        rows_per_epoch: int | None = None,
     ) -> None:
         self.table, self.rank_batch, self.device = table, rank_batch, device
         self.rank, self.world_size = rank, world_size
@@ -42,6 +43,7 @@ class Loader:
         self.wait_seconds = 0.0
         self.extra = tuple(extra)
         self.columns = (*_COLUMNS, *self.extra)
+        self.rows_per_epoch = rows_per_epoch
         self._kept: dict[str, Columns] | None = {} if keep else None
 
     def plan(self, epoch: int) -> EpochPlan:
@@ -50,12 +52,16 @@ class Loader:
 
     def steps(self, epoch: int) -> int:
         """Steps of the epoch, the same on every rank."""
-        return steps_per_epoch(self.plan(epoch).whole(), self.rank_batch, self.world_size)
+        return steps_per_epoch(self._intervals(self.plan(epoch)), self.rank_batch, self.world_size)
+
+    def _intervals(self, plan: EpochPlan) -> list[Interval]:
+        # The stream is in random order, so its beginning is a sample.
+        return plan.whole() if self.rows_per_epoch is None else [(0, min(plan.rows, self.rows_per_epoch))]
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """Batches of an epoch."""
         plan = self.plan(epoch)
-        part = split(plan.whole(), self.rank, self.world_size)
+        part = split(self._intervals(plan), self.rank, self.world_size)
         steps = self.steps(epoch)
         ready: queue.Queue[Columns | BaseException | None] = queue.Queue(self.prefetch)
         stop = threading.Event()

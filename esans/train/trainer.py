@@ -65,15 +65,25 @@ class Trainer:
     def train(self) -> Progress:
         """Run epochs until the validation metric stops rising, then put the best weights back."""
         self._resume()
-        while self.progress.epoch < self.config.epochs and not self._exhausted():
-            record = self.train_epoch(self.progress.epoch)
-            self._keep_if_best(record)
-            self.progress.records.append(record)
-            self.progress.epoch += 1
+        while not self.finished:
+            record = self.next_epoch()
             self._checkpoint()
             self._tell(record)
         self.model.load_state_dict(self.best_weights)
         return self.progress
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last epoch is done, or patience has run out."""
+        return self.progress.epoch >= self.config.epochs or self._exhausted()
+
+    def next_epoch(self) -> dict[str, float]:
+        """Train and validate one epoch more, and keep its weights when they are the best so far; its record."""
+        record = self.train_epoch(self.progress.epoch)
+        self._keep_if_best(record)
+        self.progress.records.append(record)
+        self.progress.epoch += 1
+        return record
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over this rank's part, and the validation metrics after it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -56,8 +56,39 @@ def run_worker(spec_json: str) -> None:
 def train_rank(spec: WorkerSpec, config: TrainConfig, rank: int, world_size: int, device: torch.device) -> None:
     """Build everything from the spec, train, and let rank 0 write model and result."""
     inputs = {name: Bundle.open(uri) for name, uri in spec.inputs.items()}
+    run = Run.attach(spec.tracking_uri, spec.run_id) if rank == 0 else None
+    log = run.metrics if run is not None else _silent
+    trainer = build_trainer(config, inputs, spec.seed, rank, world_size, device, spec.scratch_uri, log)
+    progress = trainer.train()
+    if rank == 0:
+        _write_model(trainer, spec.model_uri)
+        write_text(join(spec.scratch_uri, "result.json"), json.dumps({"records": progress.records, "best_epoch": progress.best_epoch}))
+
+
+def build_trainer(
+    config: TrainConfig,
+    inputs: Mapping[str, Bundle],
+    seed: int,
+    rank: int,
+    world_size: int,
+    device: torch.device,
+    scratch_uri: str,
+    log: Callable[[Mapping[str, float], int], None],
+) -> Trainer:
+    """The trainer of one rank, ready to start: towers, groups of negatives, examples and validation users.
+
+    Args:
+        config: resolved (`TrainConfig.resolve_groups`).
+        inputs: bundles by stage: prepare, features, align, shards, and cluster where a group needs it.
+        seed: of weights, order and draws.
+        rank: this process.
+        world_size: how many processes share the batch.
+        device: where the step runs.
+        scratch_uri: folder for checkpoints.
+        log: takes metrics and the step.
+    """
     # The same weights on every rank before the first step.
-    torch.manual_seed(spec.seed)
+    torch.manual_seed(seed)
     model = build_model(config.model, inputs)
     catalogue = load_catalogue(inputs["shards"], inputs.get("cluster"))
     if catalogue.clusters is not None:
@@ -72,18 +103,13 @@ def train_rank(spec: WorkerSpec, config: TrainConfig, rank: int, world_size: int
         device=device,
         window_files=config.loader.window_shards,
         prefetch=config.loader.prefetch_batches,
-        seed=spec.seed,
+        seed=seed,
         extra=columns(config.negatives),
         keep=config.loader.keep_in_memory,
+        rows_per_epoch=config.examples_per_epoch,
     )
     users = ValidationUsers.load(inputs["prepare"], config.validation_users, rank, world_size)
-    run = Run.attach(spec.tracking_uri, spec.run_id) if rank == 0 else None
-    log = run.metrics if run is not None else _silent
-    trainer = Trainer(config, module, loader, users, device, spec.seed, spec.scratch_uri, log)
-    progress = trainer.train()
-    if rank == 0:
-        _write_model(trainer, spec.model_uri)
-        write_text(join(spec.scratch_uri, "result.json"), json.dumps({"records": progress.records, "best_epoch": progress.best_epoch}))
+    return Trainer(config, module, loader, users, device, seed, scratch_uri, log)
 
 
 def build_negatives(config: TrainConfig, catalogue: Catalogue) -> NegativeGroups:
