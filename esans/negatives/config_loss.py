@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from esans.config import config
+from esans.config import Fraction, PositiveFloat, config
 
 # Below, gradients explode in bf16; above, cosines can't separate anything.
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.01, 1.0
@@ -28,6 +28,19 @@ class SampledSoftmaxConfig(LossConfig):
     correction: Literal["pooled", "full", "none"] = "pooled"
     """What terms of global groups subtract (METHOD 4b): pooled keeps uniform draws uncorrected, full estimates the full
     softmax itself, none is the plain sampled softmax."""
+
+
+@config
+class GbceConfig(LossConfig):
+    """Keys of the `gbce` loss."""
+
+    calibration: Fraction = 0.2
+    """t: 0 is plain binary cross-entropy, whose sigmoid is too sure of itself where negatives are sampled; 1 undoes the sampling."""
+
+
+@config
+class AdaTauLossConfig(LossConfig):
+    """Keys of the `ada_tau` loss."""
 
 
 @config
@@ -54,5 +67,15 @@ class FixedConfig(TemperatureConfig):
     """Its value."""
 
 
-LOSS_CONFIGS: dict[str, type[LossConfig]] = {"sampled_softmax": SampledSoftmaxConfig}
-TEMPERATURE_CONFIGS: dict[str, type[TemperatureConfig]] = {"learned": LearnedConfig, "fixed": FixedConfig}
+@config
+class AdaTauConfig(TemperatureConfig):
+    """Keys of an `ada_tau` temperature."""
+
+    beta: PositiveFloat = 1.0
+    """Scale, in nats, of how far a user's loss must lie from the mean to move the user's temperature; larger is closer to one for all."""
+    refresh_epochs: PositiveFloat = 1.0
+    """Epochs, fractions allowed, between two looks at what was seen since the last; until the first one all users share a temperature."""
+
+
+LOSS_CONFIGS: dict[str, type[LossConfig]] = {"sampled_softmax": SampledSoftmaxConfig, "gbce": GbceConfig, "ada_tau": AdaTauLossConfig}
+TEMPERATURE_CONFIGS: dict[str, type[TemperatureConfig]] = {"learned": LearnedConfig, "fixed": FixedConfig, "ada_tau": AdaTauConfig}

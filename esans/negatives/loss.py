@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +65,25 @@ def pooled_correction(samplers: Sequence[Sampler], context: Context, ids: Tensor
         return total
     draws = sum(sampler.draws_per_example(context.batch) for sampler in samplers)
     return total - math.log(draws / samplers[0].num_items)
+
+
+def softmax_logits(
+    terms: Sequence[Terms], samplers: Sequence[Sampler], context: Context, correction: Literal["pooled", "full", "none"] = "pooled"
+) -> list[Tensor]:
+    """Logits (B, n) of each group on one scale, -inf where masked: global terms pooled and corrected, semantic ones weighed (METHOD 4b).
+
+    The temperature divides before the correction is subtracted.
+    """
+    pooled = [sampler for sampler in samplers if sampler.kind == "global"]
+    logits = []
+    for group in terms:
+        values = scaled(group.scores, context.temperature, group.temperature_ratio)
+        if group.kind == "semantic":
+            values = values + group.log_weight
+        elif correction != "none" and group.ids is not None:
+            values = values - pooled_correction(pooled, context, group.ids, full=correction == "full")
+        logits.append(values.masked_fill(~group.valid, -torch.inf))
+    return logits
 
 
 def _log_count(sampler: Sampler, context: Context, ids: Tensor) -> Tensor:
