@@ -6,6 +6,7 @@ import dataclasses
 from typing import Annotated, Any, Literal
 
 from esans.config import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Runtime, config, section
+from esans.errors import ConfigError
 from esans.launch import LaunchConfig
 from esans.model.config import ModelConfig
 
@@ -88,6 +89,12 @@ class TrainConfig:
         from esans.negatives.registry import LOSSES, TEMPERATURES, resolve
 
         self.negatives = resolve(self.negatives)
+        first = min(group["enters_at_epoch"] for group in self.negatives)
+        if first > 0:
+            raise ConfigError(
+                f"train.negatives: no group takes part from the start, the first enters at epoch {first:g}; "
+                "set enters_at_epoch of at least one group to 0."
+            )
         loss = {"loss": self.loss} if isinstance(self.loss, str) else self.loss
         self.loss = LOSSES.resolve(loss, "train.loss")
         number = isinstance(self.temperature, int | float)
