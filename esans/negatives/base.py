@@ -187,6 +187,12 @@ class Sampler(nn.Module):
     def observe(self, context: Context, loss_B: Tensor) -> None:
         """Learn from the losses of the step; most samplers have nothing to learn."""
 
+    def wait(self, context: Context) -> None:
+        """Called instead of everything else at each step before the group enters; `context` holds no draws of its own.
+
+        A sampler that keeps state over steps fills it here, so that it is ready when it enters.
+        """
+
     def entered(self, epoch: float) -> bool:
         """Whether the group takes part at this point of the training."""
         return epoch >= self.config.enters_at_epoch

@@ -25,7 +25,7 @@ def draw_members(tables: ClusterTables, clusters_BC: Tensor, count: int, generat
     """Items drawn uniformly, with replacement, inside given primaries: (B, C, count) int64."""
     shape = (*clusters_BC.shape, count)
     size = tables.primary_count_P[clusters_BC][..., None]
-    place = _below(size.expand(shape), generator)
+    place = below(size.expand(shape), generator)
     return tables.members_M[tables.primary_offset_P[clusters_BC][..., None] + place]
 
 
@@ -50,7 +50,7 @@ def draw_hard(tables: ClusterTables, positive_B: Tensor, count: int, generator: 
     cell = tables.item_cell_N[positive_B].clamp_min(0)
     primary_start = tables.primary_offset_P[tables.cell_primary_S[cell]][:, None]
     fallback_start = tables.primary_offset_P[tables.cell_fallback_S[cell].clamp_min(0)][:, None]
-    drawn = _below(total_B.clamp_min(1)[:, None].expand(-1, count), generator)
+    drawn = below(total_B.clamp_min(1)[:, None].expand(-1, count), generator)
     # The pool is the primary with the positive's own cell cut out: places after the cut move up by the cell's size.
     cut = tables.cell_offset_S[cell][:, None] - primary_start
     inside = drawn + torch.where(drawn >= cut, tables.cell_count_S[cell][:, None], 0)
@@ -68,7 +68,7 @@ def first_of_each(ids: Tensor) -> Tensor:
     return torch.empty_like(fresh).scatter_(1, order, fresh)
 
 
-def _below(size: Tensor, generator: Generator) -> Tensor:
+def below(size: Tensor, generator: Generator) -> Tensor:
     """Uniform integers in [0, size), elementwise. 63 random bits leave a bias below size / 2^63."""
     bits = torch.randint(0, 2**63 - 1, size.shape, generator=generator, device=size.device)
     return bits % size

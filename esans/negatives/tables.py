@@ -72,12 +72,29 @@ class Catalogue:
     """Training examples; 0 where nobody needs to know."""
     columns: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """What the shards stage joined to the examples for samplers: the shape of one example's list, by column."""
+    dim: int = 0
+    """Dimensions of the item vectors; 0 where nobody needs to know."""
+    side: Mapping[str, Tensor] = field(default_factory=dict)
+    """Codes of the side columns, (N,) int64 by name; code 0 is missing or unknown."""
 
     def require_clusters(self, sampler: str) -> ClusterTables:
         """The cluster tables. Raises ConfigError naming the sampler that cannot do without them."""
         if self.clusters is None:
             raise ConfigError(f"train.negatives: the {sampler} sampler needs cluster tables; run the cluster stage.")
         return self.clusters
+
+    def require_dim(self, sampler: str) -> int:
+        """Dimensions of the item vectors. Raises ConfigError naming the sampler that keeps vectors between steps."""
+        if self.dim < 1:
+            raise ConfigError(f"train.negatives: the {sampler} sampler keeps item vectors and must be told their dimensions.")
+        return self.dim
+
+    def require_side(self, sampler: str, column: str) -> Tensor:
+        """Codes of a side column, (N,) int64. Raises ConfigError naming the columns there are."""
+        if column not in self.side:
+            known = ", ".join(sorted(self.side)) or "none; name some in prepare.items.side"
+            raise ConfigError(f"train.negatives: {sampler}.column = {column!r} is no side column. Known: {known}.")
+        return self.side[column]
 
     def require_column(self, sampler: str, column: str, key: str) -> tuple[int, ...]:
         """Shape of one example's list in a column. Raises ConfigError naming the key of `shards` that writes the column."""

@@ -44,11 +44,18 @@ def side_codes(features: Bundle) -> tuple[Tensor | None, list[int]]:
     return torch.from_numpy(np.stack(codes, axis=1)), list(sizes.values())
 
 
-def load_catalogue(shards: Bundle, cluster: Bundle | None) -> Catalogue:
-    """What samplers know about the items, on the CPU."""
+def side_columns(features: Bundle) -> dict[str, Tensor]:
+    """Codes of each side column, (N,) int64 by name."""
+    codes_NS, _ = side_codes(features)
+    return {} if codes_NS is None else dict(zip(features.facts["side"], codes_NS.unbind(1), strict=True))
+
+
+def load_catalogue(shards: Bundle, cluster: Bundle | None, features: Bundle | None = None, dim: int = 0) -> Catalogue:
+    """What samplers know about the items, on the CPU; `dim` is that of the item vectors."""
     facts, num_items = shards.facts, shards.facts["num_items"]
     counts = torch.from_numpy(shards.table("target_counts").dense(c.ITEM_IDX, c.COUNT, num_items, dtype=np.float64))
     probability = (counts / counts.sum()).float()
     clusters = load_clusters(cluster) if cluster is not None else None
     columns = {name: tuple(shape) for name, shape in facts.get("columns", {}).items()}
-    return Catalogue(num_items, probability, clusters, facts["num_users"], facts["num_examples"], columns)
+    side = side_columns(features) if features is not None else {}
+    return Catalogue(num_items, probability, clusters, facts["num_users"], facts["num_examples"], columns, dim, side)

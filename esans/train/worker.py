@@ -90,7 +90,7 @@ def build_trainer(
     # The same weights on every rank before the first step.
     torch.manual_seed(seed)
     model = build_model(config.model, inputs)
-    catalogue = load_catalogue(inputs["shards"], inputs.get("cluster"))
+    catalogue = load_catalogue(inputs["shards"], inputs.get("cluster"), inputs.get("features"), config.model.dim)
     if catalogue.clusters is not None:
         catalogue.clusters = catalogue.clusters.to(device)
     module = TrainStep(model, build_negatives(config, catalogue).to(device))
