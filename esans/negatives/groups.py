@@ -66,9 +66,9 @@ class NegativeGroups(nn.Module):
         loss_B = self.loss(logits, context)
         for sampler, own in zip(samplers, contexts, strict=True):
             sampler.observe(own, loss_B.detach())
-        for sampler in self.samplers:
-            if sampler not in samplers:
-                sampler.wait(context)  # type: ignore[operator]
+        for waiting in self.samplers:
+            if waiting not in samplers:
+                waiting.wait(context)  # type: ignore[operator]
         for learner in (self.loss, self.temperature):
             learner.observe(context, loss_B.detach())
         figures = {}
