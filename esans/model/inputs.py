@@ -43,20 +43,21 @@ class ItemInputs(nn.Module):
         if ids_BH.numel() >= self.id_embedding.num_embeddings:
             # Fewer items than places: the inputs of all items once, then one pass over the bags.
             return _bag(self(torch.arange(self.id_embedding.num_embeddings, device=ids_BH.device)), ids_BH, weights_BH)
-        total = _bag(self.id_embedding.weight, ids_BH, weights_BH)
+        total = _bag(self.id_embedding.weight, ids_BH, weights_BH, self.id_embedding.sparse)
         if self.content_map is not None:
             total = total + self.content_map(_bag(self.content_NF, ids_BH, weights_BH))
         for place, table in enumerate(self.side_embeddings):
-            total = total + _bag(table.weight, self.side_NS[:, place][ids_BH], weights_BH)  # type: ignore[arg-type]
+            codes_BH = self.side_NS[:, place][ids_BH]
+            total = total + _bag(table.weight, codes_BH, weights_BH, table.sparse)  # type: ignore[arg-type]
         return total
 
 
-def _bag(table: Tensor, ids_BH: Tensor, weights_BH: Tensor) -> Tensor:
+def _bag(table: Tensor, ids_BH: Tensor, weights_BH: Tensor, sparse: bool = False) -> Tensor:
     weights_BH = weights_BH.to(table.dtype)
     if ids_BH.device.type != "cpu":
-        return nn.functional.embedding_bag(ids_BH, table, per_sample_weights=weights_BH, mode="sum")
+        return nn.functional.embedding_bag(ids_BH, table, per_sample_weights=weights_BH, mode="sum", sparse=sparse)
     # Most places of most histories are padding. A CPU drops them; a GPU would have to wait for their number.
     live = weights_BH != 0
     offsets = live.sum(1).cumsum(0).roll(1)
     offsets[0] = 0
-    return nn.functional.embedding_bag(ids_BH[live], table, offsets, per_sample_weights=weights_BH[live], mode="sum")
+    return nn.functional.embedding_bag(ids_BH[live], table, offsets, per_sample_weights=weights_BH[live], mode="sum", sparse=sparse)

@@ -18,7 +18,10 @@ class OptimizerConfig:
     learning_rate: PositiveFloat = 0.002
     """AdamW step size of the towers."""
     table_learning_rate: PositiveFloat | None = None
-    """AdamW step size of the embedding tables; by default the towers'."""
+    """Step size of the embedding tables; by default the towers'."""
+    tables: Literal["adamw", "sparse_adam"] = "adamw"
+    """Optimiser of the embedding tables. sparse_adam touches only the rows of the step, which a large catalogue needs on a CPU;
+    it takes no weight decay, stands outside gradient clipping, and runs in one process only."""
     weight_decay: NonNegativeFloat = 0.0001
     """Decoupled weight decay of everything but the temperature."""
     warmup_steps: NonNegativeInt = 50
@@ -68,7 +71,7 @@ class TrainConfig:
     model: ModelConfig = section(ModelConfig)
     """The two towers."""
     optimizer: OptimizerConfig = section(OptimizerConfig)
-    """AdamW."""
+    """AdamW, and what steps the embedding tables."""
     loader: LoaderConfig = section(LoaderConfig)
     """Reading of the shards."""
     launch: LaunchConfig = section(LaunchConfig)
@@ -79,6 +82,10 @@ class TrainConfig:
             raise ValueError(
                 f"batch_size = {self.batch_size} is not a multiple of launch.processes = {self.launch.processes}; "
                 "each process takes an equal part"
+            )
+        if self.optimizer.tables == "sparse_adam" and self.launch.processes > 1:
+            raise ValueError(
+                f"optimizer.tables = 'sparse_adam' runs in one process, but launch.processes = {self.launch.processes}; take adamw"
             )
         if not self.negatives:
             raise ValueError("negatives is empty: name at least one group, such as [{sampler: uniform}]")

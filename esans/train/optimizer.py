@@ -1,26 +1,77 @@
-"""AdamW over towers and tables, and the warm-up of its step size."""
+"""AdamW over towers and tables, or SparseAdam over the tables beside it, and the warm-up of the step size."""
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer, SparseAdam
 from torch.optim.lr_scheduler import LambdaLR
 
 from esans.train.config import OptimizerConfig
 
 
-def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW with the embedding tables in a group of their own, and no decay on scalars such as the temperature."""
-    tables = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
+class SplitOptimizer(Optimizer):
+    """Several optimisers over parts of one module that step as one; schedules see the groups of all."""
+
+    def __init__(self, *parts: Optimizer) -> None:
+        super().__init__([group for part in parts for group in part.param_groups], {})
+        self.parts = parts
+        self._share_groups()
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Step every part. There is no closure: it would have to run once for each part."""
+        for part in self.parts:
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of the parts, in their order."""
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Put back what `state_dict` gave."""
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self._share_groups()
+
+    def _share_groups(self) -> None:
+        # The parts' own dicts, not copies: a schedule writes its step size into them.
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+
+def build_optimizer(module: nn.Module, config: OptimizerConfig) -> AdamW | SplitOptimizer:
+    """AdamW with the embedding tables in a group of their own, and no decay on scalars such as the temperature.
+
+    With `tables: sparse_adam` the tables are told to give sparse gradients, and SparseAdam takes them: a step then costs
+    in proportion to the rows it touches, not to the catalogue.
+    """
+    parts = [part for part in module.modules() if isinstance(part, nn.Embedding)]
+    tables = {id(part.weight) for part in parts}
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    sparse = config.tables == "sparse_adam"
+    table_group = {"params": [p for p in trained if id(p) in tables], "lr": config.table_learning_rate or config.learning_rate}
     groups = [
-        {"params": [p for p in trained if id(p) in tables], "lr": config.table_learning_rate or config.learning_rate},
         {"params": [p for p in trained if id(p) not in tables and p.dim() > 0], "lr": config.learning_rate},
         {"params": [p for p in trained if p.dim() == 0], "lr": config.learning_rate, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=config.weight_decay)
+    if not sparse:
+        groups.insert(0, table_group)
+    dense = AdamW([group for group in groups if group["params"]], weight_decay=config.weight_decay)
+    for part in parts:
+        part.sparse = sparse
+    return SplitOptimizer(dense, SparseAdam([table_group])) if sparse and table_group["params"] else dense
 
 
-def build_schedule(optimizer: torch.optim.Optimizer, config: OptimizerConfig) -> LambdaLR:
+def clip_gradients(module: nn.Module, config: OptimizerConfig) -> None:
+    """Scale gradients down to the largest global norm; those of sparse tables neither count nor change."""
+    if config.clip_norm:
+        nn.utils.clip_grad_norm_([p for p in module.parameters() if not _sparse(p.grad)], config.clip_norm)
+
+
+def _sparse(gradient: Tensor | None) -> bool:
+    return gradient is not None and gradient.is_sparse
+
+
+def build_schedule(optimizer: Optimizer, config: OptimizerConfig) -> LambdaLR:
     """Linear warm-up to the configured step size, constant from there."""
     return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(config.warmup_steps, 1)))

@@ -18,7 +18,7 @@ from esans.progress import Bar, say
 from esans.train.checkpoint import load_checkpoint, save_checkpoint
 from esans.train.config import TrainConfig
 from esans.train.loader import Loader
-from esans.train.optimizer import build_optimizer, build_schedule
+from esans.train.optimizer import build_optimizer, build_schedule, clip_gradients
 from esans.train.step import TrainStep
 from esans.train.validation import ValidationUsers, validate
 from esans.train.watch import Watch
@@ -113,8 +113,7 @@ class Trainer:
         loss = (loss_B * batch.weight).sum() * self.world_size / total_weight.clamp_min(1e-12)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        if self.config.optimizer.clip_norm:
-            torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.config.optimizer.clip_norm)
+        clip_gradients(self.module, self.config.optimizer)
         self.optimizer.step()
         self.schedule.step()
         return figures, loss.detach()
