@@ -5,6 +5,7 @@ The row of a run is the contract between the runner, which writes it, and the re
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -17,6 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Row = dict[str, Any]
+
+WITHIN_WALL = "+wall"
+"""Per-user recalls of a run's best epoch within the equal training time are kept under its key with this at the end."""
 
 PHASES = ("tune", "seed", "reference", "ablation", "encodings", "steps", "cost")
 """What a run was for: tuning on validation, the five seeds of a winner, a method without towers, and the studies around them."""
@@ -34,8 +38,8 @@ class Ranks:
 class Store:
     """A folder with `runs.jsonl` and `ranks/<key>.npz`.
 
-    One process appends; a line that was torn by a kill is dropped when read, and cut off before the next append, so the run
-    that it belonged to is simply run again. The file is read again whenever it has grown.
+    Processes append one after another, under a lock; a line that was torn by a kill is dropped when read, and cut off before
+    the next append, so the run that it belonged to is simply run again. The file is read again whenever its size has changed.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -49,11 +53,12 @@ class Store:
         key = row["key"]
         if row["phase"] not in PHASES:
             raise ValueError(f"run '{key}': phase '{row['phase']}' is none of {', '.join(PHASES)}")
-        if self.find(key) is not None:
-            raise ValueError(f"run '{key}' is in {self.path} already; a key names one run")
         line = json.dumps(row, sort_keys=True, default=_plain).encode() + b"\n"
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.path.open("a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if self.find(key) is not None:
+                raise ValueError(f"run '{key}' is in {self.path} already; a key names one run")
             file.truncate(_end_of_last_line(self.path))
             file.write(line)
             file.flush()
