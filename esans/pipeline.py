@@ -49,7 +49,9 @@ def run(source: Source) -> list[MethodResult]:
 def _up_to_date(by_method: dict[str, Settings]) -> bool:
     """Whether every bundle is there. Raises where a stage refuses its own under the configuration of today."""
     plans = [Plan(settings) for settings in by_method.values()]
-    if not all(Bundle.find(plan.stage(name).uri) is not None for plan in plans for name in STAGES):
+    # All of them are planned before one is looked for: what a later stage lacks on this machine shows before the first one runs.
+    uris = [plan.stage(name).uri for plan in plans for name in STAGES]
+    if not all(Bundle.find(uri) is not None for uri in uris):
         return False
     for name in SHARED_STAGES:
         stage_class(name).accept(getattr(plans[0].settings, name), Bundle.open(plans[0].stage(name).uri))

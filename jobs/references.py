@@ -1,4 +1,4 @@
-"""Popularity and item-kNN under the same metrics.   spark-submit jobs/references.py --config conf/quickstart.yaml"""
+"""Popularity, item-kNN, ALS and BPR under the same metrics.   spark-submit jobs/references.py --config conf/quickstart.yaml"""
 
 from esans.cli import run_stage
 from esans.references.stage import References

@@ -12,7 +12,7 @@ from esans.retrieval.slices import ALL
 
 # Shown names of the metrics that the tables hold, in order.
 HEADLINE = {"recall@10": "Recall@10", "recall@50": "Recall@50", "recall@200": "Recall@200", "ndcg@50": "NDCG@50", "mrr": "MRR"}
-REFERENCE_NAMES = {"popularity": "popularity", "itemknn": "item-kNN"}
+REFERENCE_NAMES = {"popularity": "popularity", "itemknn": "item-kNN", "als": "ALS", "bpr": "BPR"}
 
 
 @dataclass(frozen=True)

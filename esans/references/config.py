@@ -10,12 +10,16 @@ from esans.retrieval.config import MetricsConfig
 
 Similarity = Literal["cosine", "shrunk_cosine", "jaccard", "bm25", "bm25_cosine"]
 Side = Literal["candidate", "history"]
+Weighting = Literal["plain", "bm25"]
+Interval = tuple[PositiveFloat, PositiveFloat]
 
 
 @config
 class KnnConfig:
     """Keys under `references.knn`: what is tried on the validation split; the best recall decides."""
 
+    trials: PositiveInt | None = None
+    """Settings tried, drawn at random from all combinations below without repeats; null walks the grid: recency for its best three."""
     neighbours: list[PositiveInt | Literal["all"]] = dataclasses.field(default_factory=lambda: [5, 10, 20, 50, 100, "all"])
     """How many most similar items count; `all` is tried only where the item-item matrix is small enough (max_entries)."""
     similarities: list[Similarity] = dataclasses.field(default_factory=lambda: ["cosine", "jaccard", "bm25"])
@@ -46,6 +50,55 @@ class KnnConfig:
 
 
 @config
+class SearchConfig:
+    """What the searches for the settings of a factor model share: settings drawn at random, tried on the validation split."""
+
+    trials: PositiveInt = 10
+    """Settings tried; each range is cut into as many parts, and every part is tried once (a Latin hypercube)."""
+    factors: list[PositiveInt] = dataclasses.field(default_factory=lambda: [32, 64, 128, 256])
+    """Dimensions of the vectors to draw from."""
+    tune_by: PositiveInt = 50
+    """The k of the validation recall@k that decides."""
+    tuning_users: PositiveInt = 2000
+    """At most so many validation users, chosen by a hash, decide."""
+    max_interactions: PositiveInt = 20_000_000
+    """Train interactions held in memory, at 12 bytes each; above it whole users are sampled by a hash."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value == []:
+                raise ValueError(f"{name} = []: give at least one")
+            if isinstance(value, tuple) and value[0] > value[1]:
+                raise ValueError(f"{name} = {list(value)}: give the lower end first")
+
+
+@config
+class AlsConfig(SearchConfig):
+    """Keys under `references.als_search`: the space of ALS (Hu, Koren and Volinsky 2008)."""
+
+    weightings: list[Weighting] = dataclasses.field(default_factory=lambda: ["plain", "bm25"])
+    """Confidence of a train interaction, before `alpha`: 1, or its BM25 weight."""
+    alpha: Interval = (1.0, 100.0)
+    """Lowest and highest factor of the confidence, drawn log-uniformly; what was not bought has confidence 1."""
+    regularization: Interval = (0.01, 100.0)
+    """Lowest and highest L2 penalty, drawn log-uniformly."""
+    iterations: tuple[PositiveInt, PositiveInt] = (5, 30)
+    """Fewest and most iterations, drawn uniformly; one solves for all users, then for all items."""
+
+
+@config
+class BprConfig(SearchConfig):
+    """Keys under `references.bpr_search`: the space of BPR matrix factorisation (Rendle et al. 2009)."""
+
+    learning_rate: Interval = (0.005, 0.2)
+    """Lowest and highest step of SGD, drawn log-uniformly."""
+    regularization: Interval = (0.0001, 0.1)
+    """Lowest and highest L2 penalty, drawn log-uniformly."""
+    iterations: tuple[PositiveInt, PositiveInt] = (20, 300)
+    """Fewest and most passes over the train interactions, drawn log-uniformly."""
+
+
+@config
 class ReferencesConfig:
     """Keys under `references`."""
 
@@ -53,6 +106,14 @@ class ReferencesConfig:
     """Evaluate item-kNN beside popularity."""
     knn: KnnConfig = section(KnnConfig)
     """What item-kNN tries."""
+    als: bool = False
+    """Evaluate ALS matrix factorisation too; needs the extra `baselines`."""
+    als_search: AlsConfig = section(AlsConfig)
+    """What ALS tries."""
+    bpr: bool = False
+    """Evaluate BPR matrix factorisation too; needs the extra `baselines`."""
+    bpr_search: BprConfig = section(BprConfig)
+    """What BPR tries."""
     metrics: MetricsConfig = section(MetricsConfig)
     """Metrics and slices; keep them equal to evaluate.metrics."""
     user_batch: Annotated[PositiveInt, Runtime] = 512

@@ -15,7 +15,7 @@ from esans.progress import say
 
 if TYPE_CHECKING:
     from esans.bundle import Bundle
-    from esans.references.config import KnnConfig
+    from esans.references.names import Reference
 
 # Dense entries of one block of item rows: the padded keys of a block take 8 bytes each.
 _BLOCK_ENTRIES = 16_000_000
@@ -30,10 +30,10 @@ class TrainMatrix:
     users_left_out: int
 
 
-def train_matrix(prepare: Bundle, config: KnnConfig) -> TrainMatrix:
+def train_matrix(prepare: Bundle, reference: Reference, max_interactions: int, max_user_items: int | None = None) -> TrainMatrix:
     """Read the train split in batches, keeping at most `max_interactions` pairs by leaving out whole users.
 
-    Memory: 12 bytes a pair kept, and 4 bytes a user.
+    Users with more than `max_user_items` distinct items are left out too. Memory: 12 bytes a pair kept, and 4 bytes a user.
 
     Raises:
         DataError: no train interaction is left.
@@ -41,7 +41,7 @@ def train_matrix(prepare: Bundle, config: KnnConfig) -> TrainMatrix:
     import pyarrow.dataset as pads
 
     num_users, num_items, total = (int(prepare.facts[name]) for name in ("num_users", "num_items", "num_train"))
-    share = min(1.0, 0.9 * config.max_interactions / total) if total > config.max_interactions else 1.0
+    share = min(1.0, 0.9 * max_interactions / total) if total > max_interactions else 1.0
     kept = _user_sample(num_users, share)
     users, items = [], []
     dataset = prepare.table("interactions").dataset()
@@ -52,13 +52,14 @@ def train_matrix(prepare: Bundle, config: KnnConfig) -> TrainMatrix:
         items.append(batch.column(1).to_numpy(zero_copy_only=False)[mine].astype(np.int32))
     rows = np.concatenate(users) if users else np.zeros(0, np.int32)
     if not len(rows):
-        raise DataError("interactions: the train split is empty, so item-kNN has nothing to count. Set references.item_knn=false.")
+        raise DataError(f"interactions: the train split is empty, so {reference.title} has nothing to count. Set {reference.switch}=false.")
     columns = np.concatenate(items)
     matrix = sp.csr_matrix((np.ones(len(rows), np.float32), (rows, columns)), shape=(num_users, num_items))
     matrix.data[:] = 1.0  # a repeated purchase counts once
-    left_out = _drop_heavy(matrix, config.max_user_items)
+    left_out = _drop_heavy(matrix, max_user_items) if max_user_items is not None else 0
     if share < 1 or left_out:
-        say(f"  item-kNN counts on {share:.1%} of the users (references.knn.max_interactions); {left_out} heavy users left out")
+        key = f"{reference.section}.max_interactions"
+        say(f"  {reference.title} counts on {share:.1%} of the users ({key}); {left_out} heavy users left out")
     return TrainMatrix(matrix, share, left_out)
 
 
@@ -79,15 +80,35 @@ def _drop_heavy(matrix: sp.csr_matrix, limit: int) -> int:
     return int(heavy.sum())
 
 
-def weighted_bm25(matrix: sp.csr_matrix, k1: float = 1.2, b: float = 0.75) -> sp.csr_matrix:
-    """Okapi BM25 weights of a binary matrix: users are documents, items their terms; users with long lists count less."""
-    lengths = np.diff(matrix.indptr)
-    present = max(int((lengths > 0).sum()), 1)
-    frequency = np.asarray(matrix.sum(axis=0)).ravel()
-    idf = np.log1p((present - frequency + 0.5) / (frequency + 0.5))
-    norm = 1 - b + b * lengths / max(lengths[lengths > 0].mean(), 1e-9)
-    data = np.repeat((k1 + 1) / (k1 * norm + 1), lengths) * idf[matrix.indices]
-    return sp.csr_matrix((data.astype(np.float32), matrix.indices, matrix.indptr), shape=matrix.shape)
+@dataclass(frozen=True)
+class Bm25:
+    """Okapi BM25 with the statistics of one binary matrix: users are documents, items their terms; long lists count less.
+
+    idf: (items,) float; mean_length: distinct items of a user who has any.
+    """
+
+    idf: np.ndarray
+    mean_length: float
+
+    @classmethod
+    def of(cls, matrix: sp.csr_matrix) -> Bm25:
+        """Statistics of a (users, items) matrix."""
+        lengths = np.diff(matrix.indptr)
+        present = max(int((lengths > 0).sum()), 1)
+        frequency = np.asarray(matrix.sum(axis=0)).ravel()
+        return cls(np.log1p((present - frequency + 0.5) / (frequency + 0.5)), max(float(lengths.sum()) / present, 1e-9))
+
+    def weigh(self, matrix: sp.csr_matrix, k1: float = 1.2, b: float = 0.75) -> sp.csr_matrix:
+        """The entries of any binary (users, items) matrix replaced by their float32 weights."""
+        lengths = np.diff(matrix.indptr)
+        norm = 1 - b + b * lengths / self.mean_length
+        data = np.repeat((k1 + 1) / (k1 * norm + 1), lengths) * self.idf[matrix.indices]
+        return sp.csr_matrix((data.astype(np.float32), matrix.indices, matrix.indptr), shape=matrix.shape)
+
+
+def weighted_bm25(matrix: sp.csr_matrix) -> sp.csr_matrix:
+    """BM25 weights of a binary matrix by its own statistics."""
+    return Bm25.of(matrix).weigh(matrix)
 
 
 def blocks(matrix: sp.csr_matrix) -> Iterator[tuple[int, sp.csr_matrix]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,12 +13,12 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from esans.errors import ConfigError
 from esans.progress import Bar
 from esans.references.cooccurrence import TrainMatrix
+from esans.references.measure import validation_recall
 from esans.references.neighbours import Neighbours, find_neighbours
 from esans.retrieval.evaluation import Catalogue
-from esans.retrieval.metrics import ranking_metrics
-from esans.retrieval.topk import rank_and_retrieve
 from esans.retrieval.users import UserBatch
 
 if TYPE_CHECKING:
@@ -31,6 +33,10 @@ class Choice:
     k: int | None
     side: Side
     half_life: float | None = None
+
+    def without_recency(self) -> Choice:
+        """The same similarities, with equal weights."""
+        return dataclasses.replace(self, half_life=None)
 
     def __str__(self) -> str:
         lists = f"{self.k} neighbours of the {'candidate' if self.side == 'candidate' else 'history item'}" if self.k else "all neighbours"
@@ -77,32 +83,87 @@ def history_matrix(batch: UserBatch, num_items: int, half_life: float | None) ->
     return sp.csr_matrix((weights.numpy(), (source.rows.numpy(), source.values.numpy())), shape=shape)
 
 
-def tune(matrix: TrainMatrix, users: Sequence[UserBatch], catalogue: Catalogue, config: KnnConfig) -> tuple[list[Trial], sp.csr_matrix]:
-    """Try every setting on the given validation users: similarity, k and side first, then recency for the best three.
+def tune(
+    matrix: TrainMatrix, users: Sequence[UserBatch], catalogue: Catalogue, config: KnnConfig, seed: int = 0
+) -> tuple[list[Trial], sp.csr_matrix]:
+    """Try settings on the given validation users: `config.trials` drawn with `seed`, or the grid where that is None.
+
+    Fewer are drawn where there are no more. The grid is similarity, k and side first, then recency for the best three.
 
     Returns:
         trials, best first, and the similarities (history item, candidate) of the best.
+
+    Raises:
+        ConfigError: only `all` neighbours may be tried, and they are too many to be kept.
     """
-    trials: list[Trial] = []
-    kept: dict[Choice, sp.csr_matrix] = {}
-    total = len(config.similarities) * len(list(_cuts(config, None))) + 3 * len(config.half_lives)
+    drawn = None if config.trials is None else settings(config, seed)
+    grid = len(config.similarities) * len(list(_cuts(config, None))) + 3 * len(config.half_lives)
+    total = grid if config.trials is None or drawn is None else min(config.trials, len(drawn))
     with Bar("item-kNN on validation", total, "settings") as bar:
-        for similarity in config.similarities:
-            neighbours = _neighbours(matrix, similarity, config)
-            for k, side in _cuts(config, neighbours):
-                choice = Choice(similarity, k, side)
-                similarities = neighbours.matrix(k, side)
-                trials.append(Trial(choice, _recall(choice, similarities, users, catalogue, config.tune_by)))
-                kept[choice] = similarities
-                kept = {best.choice: kept[best.choice] for best in _best(trials)[:3]}
-                bar.update(len(trials), f"best recall@{config.tune_by} {_best(trials)[0].recall:.4f}")
-        for base in _best(trials)[:3]:
-            for half_life in config.half_lives:
-                choice = Choice(base.choice.similarity, base.choice.k, base.choice.side, half_life)
-                trials.append(Trial(choice, _recall(choice, kept[base.choice], users, catalogue, config.tune_by)))
-                bar.update(len(trials))
-    winner = _best(trials)[0].choice
-    return _best(trials), kept[Choice(winner.similarity, winner.k, winner.side)]
+        trying = _Trying(users, catalogue, config, bar)
+        if drawn is None:
+            _walk_the_grid(trying, matrix, config)
+        else:
+            _try_drawn(trying, matrix, config, drawn)
+    if not trying.trials:
+        raise ConfigError(
+            "references.knn.neighbours = ['all']: the item-item matrix has more entries than references.knn.max_entries.\n"
+            "Add numbers of neighbours, or raise max_entries."
+        )
+    best = _best(trying.trials)
+    return best, trying.kept[best[0].choice.without_recency()]
+
+
+def settings(config: KnnConfig, seed: int) -> list[Choice]:
+    """All combinations of similarity, neighbours, side and recency, in an order drawn with `seed`."""
+    recencies = [None, *config.half_lives]
+    every = [
+        Choice(similarity, *cut, half_life) for similarity, cut, half_life in product(config.similarities, _cuts(config, None), recencies)
+    ]
+    return [every[place] for place in np.random.default_rng(seed).permutation(len(every))]
+
+
+class _Trying:
+    """Trials so far, and the similarities of the three best of them."""
+
+    def __init__(self, users: Sequence[UserBatch], catalogue: Catalogue, config: KnnConfig, bar: Bar) -> None:
+        self._users, self._catalogue, self._k, self._bar = users, catalogue, config.tune_by, bar
+        self.trials: list[Trial] = []
+        self.kept: dict[Choice, sp.csr_matrix] = {}
+
+    def __call__(self, choice: Choice, similarities: sp.csr_matrix) -> None:
+        counts = self._catalogue.counts
+
+        def scorer_of(batch: UserBatch) -> KnnScorer:
+            return KnnScorer(batch, similarities, choice.half_life, counts)
+
+        recall = validation_recall(scorer_of, self._users, self._catalogue, self._k)
+        self.trials.append(Trial(choice, recall))
+        self.kept[choice.without_recency()] = similarities
+        leaders = {trial.choice.without_recency() for trial in _best(self.trials)[:3]}
+        self.kept = {choice: self.kept[choice] for choice in self.kept if choice in leaders}
+        self._bar.update(len(self.trials), f"best recall@{self._k} {_best(self.trials)[0].recall:.4f}")
+
+
+def _walk_the_grid(trying: _Trying, matrix: TrainMatrix, config: KnnConfig) -> None:
+    for similarity in config.similarities:
+        neighbours = _neighbours(matrix, similarity, config)
+        for k, side in _cuts(config, neighbours):
+            trying(Choice(similarity, k, side), neighbours.matrix(k, side))
+    for base, similarities in [(trial.choice, trying.kept[trial.choice]) for trial in _best(trying.trials)[:3]]:
+        for half_life in config.half_lives:
+            trying(dataclasses.replace(base, half_life=half_life), similarities)
+
+
+def _try_drawn(trying: _Trying, matrix: TrainMatrix, config: KnnConfig, drawn: Sequence[Choice]) -> None:
+    neighbours = _neighbours(matrix, drawn[0].similarity, config)
+    # All similarities have the entries of the same co-occurrence: `all` fits every one of them or none.
+    chosen = [choice for choice in drawn if choice.k is not None or neighbours.every is not None][: config.trials]
+    for place, similarity in enumerate(dict.fromkeys([drawn[0].similarity, *(choice.similarity for choice in chosen)])):
+        neighbours = neighbours if place == 0 else _neighbours(matrix, similarity, config)
+        for choice in chosen:
+            if choice.similarity == similarity:
+                trying(choice, neighbours.matrix(choice.k, choice.side))
 
 
 def _neighbours(matrix: TrainMatrix, similarity: Similarity, config: KnnConfig) -> Neighbours:
@@ -122,13 +183,3 @@ def _cuts(config: KnnConfig, neighbours: Neighbours | None) -> Iterator[tuple[in
 
 def _best(trials: Sequence[Trial]) -> list[Trial]:
     return sorted(trials, key=lambda trial: -trial.recall)  # stable: the first tried wins a tie
-
-
-def _recall(choice: Choice, similarities: sp.csr_matrix, users: Sequence[UserBatch], catalogue: Catalogue, k: int) -> float:
-    sums = None
-    for batch in users:
-        scorer = KnnScorer(batch, similarities, choice.half_life, catalogue.counts)
-        ranks, _ = rank_and_retrieve(scorer, catalogue.num_items, batch.targets, batch.seen, catalogue.available)
-        part = ranking_metrics(ranks, [k], k)
-        sums = part if sums is None else sums.add(part)
-    return sums.means()[f"recall@{k}"] if sums is not None else float("nan")

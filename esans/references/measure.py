@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 from esans.columns import TEST, VALIDATION
 from esans.errors import DataError
 from esans.progress import say
+from esans.references.names import ITEM_KNN, Reference
 from esans.retrieval.evaluation import Catalogue, evaluate_batches, metrics_table
+from esans.retrieval.metrics import ranking_metrics
 from esans.retrieval.per_user import PerUserFile
+from esans.retrieval.topk import rank_and_retrieve
 from esans.retrieval.users import UserBatch, sampled_users, user_batches
 
 if TYPE_CHECKING:
@@ -22,8 +25,6 @@ if TYPE_CHECKING:
     from esans.references.knn import Trial
     from esans.retrieval.scorers import Scorer
     from esans.tracking import Run
-
-POPULARITY, ITEM_KNN = "popularity", "itemknn"
 
 
 class Measure:
@@ -65,7 +66,7 @@ class Measure:
             say(f"  {method} on {split}: {shown} ({evaluation.overall.users:,} users)")
 
 
-def tuning_users(prepare: Bundle, most: int, batch_size: int) -> list[UserBatch]:
+def tuning_users(prepare: Bundle, most: int, batch_size: int, reference: Reference = ITEM_KNN) -> list[UserBatch]:
     """At most about `most` validation users, chosen by a hash of their index.
 
     Raises:
@@ -74,10 +75,20 @@ def tuning_users(prepare: Bundle, most: int, batch_size: int) -> list[UserBatch]
     total = int(prepare.facts["num_validation_users"])
     if not total:
         raise DataError(
-            "histories: no user has validation targets, so item-kNN cannot be tuned.\n"
-            "Change prepare.split, or set references.item_knn=false."
+            f"histories: no user has validation targets, so {reference.title} cannot be tuned.\n"
+            f"Change prepare.split, or set {reference.switch}=false."
         )
     return sampled_users(prepare.table("histories"), VALIDATION, total, most, batch_size)
+
+
+def validation_recall(scorer_of: Callable[[UserBatch], Scorer], users: Sequence[UserBatch], catalogue: Catalogue, k: int) -> float:
+    """Mean recall@k over the given users, ranked over the whole catalogue; NaN without users."""
+    sums = None
+    for batch in users:
+        ranks, _ = rank_and_retrieve(scorer_of(batch), catalogue.num_items, batch.targets, batch.seen, catalogue.available)
+        part = ranking_metrics(ranks, [k], k)
+        sums = part if sums is None else sums.add(part)
+    return sums.means()[f"recall@{k}"] if sums is not None else float("nan")
 
 
 def tuning_table(trials: Sequence[Trial]) -> pa.Table:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+import time
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from esans.progress import say
 from esans.references.config import ReferencesConfig
+from esans.references.names import ALS, BPR, ITEM_KNN, POPULARITY
 from esans.stage import Inputs, Stage
 
 if TYPE_CHECKING:
@@ -13,10 +15,11 @@ if TYPE_CHECKING:
 
 
 class References(Stage):
-    """Popularity and item-kNN (tuned on validation), measured exactly as the models are.
+    """Popularity, item-kNN and, where asked for, ALS and BPR (tuned on validation), measured exactly as the models are.
 
-    Similarities and popularity come from the train split alone, for validation and for test; the history that item-kNN
-    reads, and the items that are masked, are all positives before the split's targets.
+    Similarities, item vectors and popularity come from the train split alone, for validation and for test; the history that
+    item-kNN and ALS read, and the items that are masked, are all positives before the split's targets. BPR has the user
+    vectors of training: it has no way to read what came after.
     """
 
     name: ClassVar[str] = "references"
@@ -24,19 +27,30 @@ class References(Stage):
     inputs: ClassVar[tuple[str, ...]] = ("prepare",)
     config: ReferencesConfig
 
+    @classmethod
+    def outside_inputs(cls, config: ReferencesConfig) -> dict[str, Any]:
+        """Nothing but a look at what is installed, here because a pipeline asks for this before it runs its first stage."""
+        _require_packages(config)
+        return {}
+
     def run(self, inputs: Inputs, out: BundleWriter) -> None:
-        """Tables `metrics`, `per_user` and `tuning`; facts with the winning setting."""
-        from esans.references.measure import ITEM_KNN, POPULARITY, Measure
+        """Tables `metrics` and `per_user`, the trials in `tuning`, `tuning_als`, `tuning_bpr`; facts with the winning settings."""
+        from esans.references.measure import Measure
         from esans.retrieval.evaluation import Catalogue
         from esans.retrieval.scorers import StaticScorer
 
+        _require_packages(self.config)
         prepare = inputs["prepare"]
         catalogue = Catalogue.read(prepare)
         with Measure(prepare, catalogue, self.config, out, self.context.run) as measure:
             popularity = catalogue.counts.float()
             measure(POPULARITY, lambda batch: StaticScorer(popularity, len(batch)))
             if self._knn_is_possible(catalogue.num_items):
-                measure(ITEM_KNN, self._tuned_knn(inputs, catalogue, out))
+                measure(ITEM_KNN.method, self._tuned_knn(inputs, catalogue, out))
+            if self.config.als:
+                measure(ALS.method, self._tuned_als(prepare, catalogue, out))
+            if self.config.bpr:
+                measure(BPR.method, self._tuned_bpr(prepare, catalogue, out))
 
     def _knn_is_possible(self, num_items: int) -> bool:
         if self.config.item_knn and num_items > self.config.knn.max_items:
@@ -49,10 +63,10 @@ class References(Stage):
         from esans.references.knn import KnnScorer, tune
         from esans.references.measure import tuning_table, tuning_users
 
-        config, prepare = self.config.knn, inputs["prepare"]
-        matrix = train_matrix(prepare, config)
+        config, prepare, started = self.config.knn, inputs["prepare"], time.perf_counter()
+        matrix = train_matrix(prepare, ITEM_KNN, config.max_interactions, config.max_user_items)
         users = tuning_users(prepare, config.tuning_users, self.config.user_batch)
-        trials, similarities = tune(matrix, users, catalogue, config)
+        trials, similarities = tune(matrix, users, catalogue, config, self.context.seed)
         best = trials[0].choice
         say(f"  item-kNN: {best} (validation recall@{config.tune_by} {trials[0].recall:.4f}, {len(trials)} settings tried)")
         out.write_arrow("tuning", tuning_table(trials))
@@ -60,13 +74,59 @@ class References(Stage):
             {"item_knn": str(best), "item_knn_tuned_on": f"validation recall@{config.tune_by}", "item_knn_similarities_from": "train"}
         )
         self.context.run.params({"item_knn": str(best)})
+        out.report({"itemknn.trials": len(trials), "itemknn.tuning_seconds": time.perf_counter() - started})
         out.report({"item_knn_users_share": matrix.share_of_users, "item_knn_users_left_out": matrix.users_left_out})
         return lambda batch: KnnScorer(batch, similarities, best.half_life, catalogue.counts)
 
+    def _tuned_als(self, prepare: Bundle, catalogue: Catalogue, out: BundleWriter) -> ScorerOf:
+        from esans.references.measure import tuning_users
+        from esans.references.tuned import trials_table, tune_als
+
+        config = self.config.als_search
+        users = tuning_users(prepare, config.tuning_users, self.config.user_batch, ALS)
+        model, trials = tune_als(prepare, users, catalogue, config, self.context.seed)
+        out.write_arrow("tuning_als", trials_table(trials))
+        self._state_winner(ALS, config, trials, out, users_from="history before the split")
+        return model
+
+    def _tuned_bpr(self, prepare: Bundle, catalogue: Catalogue, out: BundleWriter) -> ScorerOf:
+        from esans.references.measure import tuning_users
+        from esans.references.tuned import trials_table, tune_bpr
+
+        config = self.config.bpr_search
+        users = tuning_users(prepare, config.tuning_users, self.config.user_batch, BPR)
+        model, trials = tune_bpr(prepare, users, catalogue, config, self.context.seed)
+        out.write_arrow("tuning_bpr", trials_table(trials))
+        self._state_winner(BPR, config, trials, out, users_from="train")
+        return model
+
+    def _state_winner(
+        self, reference: Reference, config: SearchConfig, trials: Sequence[Tried[Any]], out: BundleWriter, users_from: str
+    ) -> None:
+        name, best, judge = reference.method, trials[0], f"validation recall@{config.tune_by}"
+        say(
+            f"  {reference.title}: {best.setting} ({judge} {best.recall:.4f}, {len(trials)} settings tried; user vectors from {users_from})"
+        )
+        out.state({name: str(best.setting), f"{name}_tuned_on": judge, f"{name}_items_from": "train", f"{name}_users_from": users_from})
+        self.context.run.params({name: str(best.setting)})
+        out.report({f"{name}.trials": len(trials), f"{name}.tuning_seconds": sum(trial.seconds for trial in trials)})
+
+
+def _require_packages(config: ReferencesConfig) -> None:
+    from esans.references.packages import require_implicit
+
+    for reference, wanted in ((ALS, config.als), (BPR, config.bpr)):
+        if wanted:
+            require_implicit(reference)
+
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from esans.bundle import Bundle
+    from esans.references.config import SearchConfig
+    from esans.references.names import Reference
+    from esans.references.tuned import Tried
     from esans.retrieval.evaluation import Catalogue
     from esans.retrieval.scorers import Scorer
     from esans.retrieval.users import UserBatch
