@@ -111,7 +111,7 @@ def resample(samples: Mapping[str, Sample], resamples: int = 10_000, seed: int =
     Args:
         samples: recalls of each method, over the same users; ValueError where the numbers of users differ.
         resamples: number R of draws.
-        seed: of the draws.
+        seed: of the draws; another for each data set, or their noise would add up instead of averaging out.
     """
     users = {sample.recall_SU.shape[1] for sample in samples.values()}
     if len(users) > 1:
