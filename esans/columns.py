@@ -36,6 +36,9 @@ TARGET = "target"  # long, item_idx of the positive
 KNOWN = "known"  # array<int>, the user's last train positives, padded with PADDING
 KNOWN_SIZE = 200  # METHOD 3: the last 200 train positives travel for masking
 PADDING = -1
+EASY_IDS = "easy_ids"  # array<int>, draws * clusters * per_cluster easy negatives, PADDING where the positive has no cluster
+HARD_IDS = "hard_ids"  # array<int>, draws * hard negatives, PADDING where the positive's pool is empty
+EXPOSED = "exposed"  # array<int>, distinct items last shown to the user before the positive, oldest first, padded at the left
 
 # Rejected rows
 TABLE = "table"

@@ -55,11 +55,17 @@ class Planned:
 
 
 class Plan:
-    """Fingerprints and URIs of every stage under one configuration, computed when asked for."""
+    """Fingerprints and URIs of every stage under one configuration, computed when asked for.
+
+    Raises:
+        ConfigError: sections contradict each other.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._planned: dict[str, Planned] = {}
+        for name in STAGES:
+            stage_class(name).check(settings)
 
     def stage(self, name: str) -> Planned:
         """The plan of one stage; its inputs are planned first."""
@@ -70,7 +76,7 @@ class Plan:
     def _plan(self, name: str) -> Planned:
         cls = stage_class(name)
         section = getattr(self.settings, name)
-        upstream = {source: self.stage(source) for source in cls.inputs}
+        upstream = {source: self.stage(source) for source in cls.inputs_for(section)}
         covered = to_dict(section, results_only=True)
         previous, outside = cls.previous_uri(section), cls.outside_inputs(section)
         fingerprint = digest(
@@ -106,7 +112,7 @@ def run_stage(plan: Plan, name: str, parent: Run | None = None, label: str = "")
         say(f"{title}: up to date  {planned.uri}")
         return done
     inputs = {source: _open_input(name, source, uri) for source, uri in planned.inputs.items()}
-    for source in stage_class(name).inputs:
+    for source in stage_class(name).inputs_for(getattr(settings, name)):
         stage_class(source).accept(getattr(settings, source), inputs[source])
     headline(title)
     cls = stage_class(name)

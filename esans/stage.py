@@ -45,7 +45,7 @@ class Stage:
     code_version: ClassVar[int]
     """Raised by hand when the same inputs and config give another result."""
     inputs: ClassVar[tuple[str, ...]] = ()
-    """Stages whose bundles this one reads."""
+    """Stages whose bundles this one always reads."""
 
     def __init__(self, config: Any, context: StageContext) -> None:
         self.config = config
@@ -54,6 +54,15 @@ class Stage:
     def run(self, inputs: Inputs, out: BundleWriter) -> None:
         """Write every table of the bundle to `out`, and report figures and facts."""
         raise NotImplementedError
+
+    @classmethod
+    def inputs_for(cls, config: Any) -> tuple[str, ...]:
+        """Stages whose bundles this one reads under a config: `inputs`, and what only some configs need."""
+        return cls.inputs
+
+    @classmethod
+    def check(cls, settings: Any) -> None:
+        """Refuse settings whose sections contradict each other, by raising ConfigError before any stage runs."""
 
     @classmethod
     def outside_inputs(cls, config: Any) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class Hard(Sampler):
         drawn = torch.rand(scores_BH.shape, generator=context.generator, device=scores_BH.device)
         return (low + (high - low) * drawn).to(scores_BH.dtype)
 
-    def log_expected_count(self, context: Context, ids: Tensor) -> Tensor:
+    def log_expected_count(self, context: Context, ids: Tensor) -> Tensor | None:
         """n_h / pool size for items of the pool (the fallback's among them), -inf elsewhere."""
         batch = context.batch
         tables, ids_Bn = self.tables, ids.expand(len(batch), -1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from esans.config import build, to_dict
 from esans.errors import ConfigError
-from esans.negatives import config, config_global, config_scored
+from esans.negatives import config, config_global, config_scored, config_shards
 from esans.negatives.config_loss import LOSS_CONFIGS, TEMPERATURE_CONFIGS
 
 if TYPE_CHECKING:
@@ -39,9 +39,19 @@ class Registry:
     @cached_property
     def places(self) -> dict[str, str]:
         """`module:Class` by name. Read from the text of the files: naming a class must not cost an import of torch."""
+        family, found = {self.base[1]}, dict[str, str]()
+        while True:
+            fresh = {name: place for name, place in self._defined(family).items() if name not in found}
+            if not fresh:
+                return found
+            found |= fresh
+            family |= {place.partition(":")[2] for place in fresh.values()}
+
+    def _defined(self, bases: Collection[str]) -> dict[str, str]:
+        """Classes whose text names one of `bases` as what they derive from."""
         import esans.negatives as package
 
-        defines = re.compile(rf"^class (\w+)\({self.base[1]}\):", re.MULTILINE)
+        defines = re.compile(rf"^class (\w+)\((?:{'|'.join(sorted(bases))})\):", re.MULTILINE)
         found = {}
         for folder in package.__path__:
             for module in iter_modules([folder]):
@@ -91,7 +101,7 @@ class Registry:
         return cls(build(cls.Config, values, where), catalogue)
 
 
-CONFIGS = config.CONFIGS | config_global.CONFIGS | config_scored.CONFIGS
+CONFIGS = config.CONFIGS | config_global.CONFIGS | config_scored.CONFIGS | config_shards.CONFIGS
 
 SAMPLERS = Registry("sampler", "train.negatives", ("esans.negatives.base", "Sampler"), CONFIGS)
 LOSSES = Registry("loss", "train.loss", ("esans.negatives.loss", "Loss"), LOSS_CONFIGS)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from esans.bundle import BundleWriter
-from esans.config import to_dict
+from esans.config import flatten, to_dict
+from esans.negatives.config_shards import check_sources
 from esans.stage import Inputs, Stage
 from esans.train.config import TrainConfig
 from esans.uri import join
@@ -19,13 +21,19 @@ class Train(Stage):
     inputs = ("prepare", "features", "align", "cluster", "shards")
     config: TrainConfig
 
+    @classmethod
+    def check(cls, settings: Any) -> None:
+        """Raise ConfigError where a group of negatives reads from the shards what `shards` does not write."""
+        check_sources(settings.train.negatives, flatten(to_dict(settings.shards)))
+
     def run(self, inputs: Inputs, out: BundleWriter) -> None:
         """Write the folder `model` and the table `epochs`."""
         import fsspec
         import pyarrow as pa
 
         from esans.train.launch import launch
-        from esans.train.plots import curves
+        from esans.train.plots import curves, negatives
+        from esans.train.watch import DIAGNOSIS
         from esans.train.worker import WorkerSpec
 
         run, context = self.context.run, self.context
@@ -42,9 +50,12 @@ class Train(Stage):
         with fsspec.open(join(out.scratch_uri, "result.json"), "r") as stream:
             result = json.load(stream)
         records = result["records"]
-        renamed = [{name.replace("@", "_at_"): value for name, value in record.items()} for record in records]
+        # A group that enters late has no figures before.
+        names = dict.fromkeys(name for record in records for name in record)
+        renamed = [{name.replace("@", "_at_"): record.get(name) for name in names} for record in records]
         out.write_arrow("epochs", pa.Table.from_pylist(renamed))
         run.figure(curves(renamed), "curves.png")
+        run.figure(negatives(records), "negatives.png")
         seconds = sum(record["seconds"] for record in records)
         examples = sum(record["seconds"] * record["examples_per_second"] for record in records)
         best = records[result["best_epoch"]] if result["best_epoch"] >= 0 else records[-1]
@@ -58,3 +69,4 @@ class Train(Stage):
         )
         out.report({"examples_per_second": examples / seconds, "train_seconds": seconds, "best_epoch": result["best_epoch"]})
         out.report({f"validation_{name}": best[name] for name in best if "@" in name or name == "mrr"})
+        out.report({name: value for name, value in records[-1].items() if name.startswith(DIAGNOSIS)})
