@@ -33,6 +33,8 @@ class Batch:
     """(B,) float32; 0 marks padding of the last batch."""
     known: Tensor
     """(B, K) int64, ascending, padded with -1: the user's train positives."""
+    num_items: int | None = None
+    """N; with it, membership of shared draws is looked up in a table instead of searched for."""
     extra: dict[str, Tensor] = field(default_factory=dict)
     """Columns of the shards that a sampler asked for by `Sampler.columns`, by name: (B, n) int64, padded with -1."""
 
@@ -56,7 +58,16 @@ class Batch:
         return (known | (flat == self.target[:, None])).reshape(ids.shape)
 
     def _knows_shared(self, ids: Tensor) -> Tensor:
-        """(B, n): the known items are looked up in the pool, B K searches instead of B n."""
+        """(B, n): the known items are looked up in the pool, B K look-ups instead of B n searches."""
+        if self.num_items is not None:
+            # place_N1: where an item stands in the pool (any of its places), n where it does not; row 0 is padding's.
+            place_N1 = torch.full((self.num_items + 1,), len(ids), device=ids.device)
+            place_N1[ids + 1] = torch.arange(len(ids), device=ids.device)
+            rows = torch.arange(len(self), device=ids.device)[:, None].expand_as(self.known)
+            met = torch.zeros(len(ids) + 1, len(self), dtype=torch.bool, device=ids.device)
+            met[place_N1[self.known + 1].flatten(), rows.flatten()] = True
+            # Misses were written to a spare last row.
+            return met[place_N1[ids + 1]].T.contiguous()
         ranked, order = ids.sort()
         first = torch.ones_like(ranked, dtype=torch.bool)
         first[1:] = ranked[1:] != ranked[:-1]

@@ -36,6 +36,7 @@ class Loader:
         extra: Sequence[str] = (),
         keep: bool = False,
         rows_per_epoch: int | None = None,
+        num_items: int | None = None,
     ) -> None:
         self.table, self.rank_batch, self.device = table, rank_batch, device
         self.rank, self.world_size = rank, world_size
@@ -43,7 +44,7 @@ class Loader:
         self.wait_seconds = 0.0
         self.extra = tuple(extra)
         self.columns = (*_COLUMNS, *self.extra)
-        self.rows_per_epoch = rows_per_epoch
+        self.rows_per_epoch, self.num_items = rows_per_epoch, num_items
         self._kept: dict[str, Columns] | None = {} if keep else None
 
     def plan(self, epoch: int) -> EpochPlan:
@@ -160,6 +161,7 @@ class Loader:
             target=tensor(c.TARGET, ids),
             weight=tensor(c.WEIGHT, torch.float32),
             known=tensor(c.KNOWN, ids),
+            num_items=self.num_items,
             extra={name: tensor(name, ids) for name in self.extra},
         )
 

@@ -22,6 +22,7 @@ from esans.negatives.tables import Catalogue
 from esans.tracking import Run
 from esans.train.config import TrainConfig
 from esans.train.inputs import build_model, load_catalogue
+from esans.train.later import load_later
 from esans.train.loader import Loader
 from esans.train.step import TrainStep
 from esans.train.trainer import Trainer
@@ -94,6 +95,9 @@ def build_trainer(
     if catalogue.clusters is not None:
         catalogue.clusters = catalogue.clusters.to(device)
     module = TrainStep(model, build_negatives(config, catalogue).to(device))
+    # Figures of the diagnosis are those of rank 0's part of the batch.
+    later = load_later(inputs["prepare"]) if rank == 0 else None
+    module.negatives.later = None if later is None else later.to(device)
     examples = inputs["shards"].table("examples")
     loader = Loader(
         examples,
@@ -107,6 +111,7 @@ def build_trainer(
         extra=columns(config.negatives),
         keep=config.loader.keep_in_memory,
         rows_per_epoch=config.examples_per_epoch,
+        num_items=inputs["shards"].facts["num_items"],
     )
     users = ValidationUsers.load(inputs["prepare"], config.validation_users, rank, world_size)
     return Trainer(config, module, loader, users, device, seed, scratch_uri, log)

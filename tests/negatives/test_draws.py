@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -162,6 +163,8 @@ def test_membership_equals_the_naive_search(seed: int, width: int) -> None:
     naive = [[[value in known[row] or value == int(batch.target[row]) for value in line] for line in ids[row].tolist()] for row in range(6)]
     assert batch.knows(ids).tolist() == naive
     pool = torch.randint(0, 15, (9,), generator=random)
+    table = replace(batch, num_items=15)
+    assert table.knows(pool).tolist() == batch.knows(pool).tolist()
     shared = [[value in known[row] or value == int(batch.target[row]) for value in pool.tolist()] for row in range(6)]
     assert batch.knows(pool).tolist() == shared
 
