@@ -77,14 +77,11 @@ def trade(results: Results) -> Figure | None:
                 points.setdefault(dataset, []).append((method, numbers[0], numbers[1], recall))
     if not points:
         return None
-    columns = min(2, len(points))
-    figure = _figure(8 * columns, 5.8 * -(-len(points) // columns))
-    panels = np.ravel(figure.subplots(-(-len(points) // columns), columns, squeeze=False))
-    for axes in panels[len(points) :]:
-        axes.set_visible(False)
-    for axes, (dataset, found) in zip(panels, points.items(), strict=False):
-        names, hardness, rate, recall = zip(*found, strict=True)
-        dots = axes.scatter(hardness, rate, c=recall, cmap="viridis", s=60, edgecolor="black", linewidth=0.5, zorder=3)
+    figure, panels = _panels(len(points), 8, 5.8)
+    for axes, (dataset, shown) in zip(panels, points.items(), strict=True):
+        names = [point[0] for point in shown]
+        hard, rate, reached = (np.array([point[column] for point in shown]) for column in (1, 2, 3))
+        dots = axes.scatter(hard, rate, c=reached, cmap="viridis", s=60, edgecolor="black", linewidth=0.5, zorder=3)
         if min(rate) > 0 and max(rate) / min(rate) > 10:
             axes.set_yscale("log")
         axes.margins(0.15)
@@ -93,7 +90,7 @@ def trade(results: Results) -> Figure | None:
         axes.set(title=title, xlabel="hardness: mean of s_n - s+ (cosine)", ylabel="false negatives (share of draws)")
         figure.colorbar(dots, ax=axes, label="Recall@50, test")
         figure.draw_without_rendering()
-        _label(axes, list(zip(names, hardness, rate, strict=True)))
+        _label(axes, list(zip(names, hard, rate, strict=True)))
     return figure
 
 
@@ -140,12 +137,8 @@ def curves(found: tuple[Curves, str], xlabel: str, scale: str) -> Figure | None:
     by_dataset, split = found
     if not by_dataset:
         return None
-    columns = min(2, len(by_dataset))
-    figure = _figure(7.5 * columns, 4.8 * -(-len(by_dataset) // columns))
-    panels = np.ravel(figure.subplots(-(-len(by_dataset) // columns), columns, squeeze=False))
-    for axes in panels[len(by_dataset) :]:
-        axes.set_visible(False)
-    for axes, (dataset, methods) in zip(panels, by_dataset.items(), strict=False):
+    figure, panels = _panels(len(by_dataset), 7.5, 4.8)
+    for axes, (dataset, methods) in zip(panels, by_dataset.items(), strict=True):
         for number, (method, points) in enumerate(sorted(methods.items())):
             _band(axes, method, points, number)
         axes.set_xscale(scale, **({"linthresh": 1} if scale == "symlog" else {}))
@@ -159,12 +152,12 @@ def _band(axes: Axes, method: str, points: Sequence[tuple[float, float]], number
     grouped: dict[float, list[float]] = defaultdict(list)
     for x, y in points:
         grouped[x].append(y)
-    x = np.array(sorted(grouped))
-    mean = np.array([np.mean(grouped[value]) for value in x])
-    sd = np.array([np.std(grouped[value], ddof=1) if len(grouped[value]) > 1 else 0.0 for value in x])
+    xs = sorted(grouped)
+    mean = np.array([np.mean(grouped[x]) for x in xs])
+    sd = np.array([np.std(grouped[x], ddof=1) if len(grouped[x]) > 1 else 0.0 for x in xs])
     style = ("-", "--", ":")[number // 10 % 3]
-    (line,) = axes.plot(x, mean, style, marker="o", markersize=4, linewidth=2.4 if method in OURS else 1.3, label=method)
-    axes.fill_between(x, mean - sd, mean + sd, color=line.get_color(), alpha=0.15, linewidth=0)
+    (line,) = axes.plot(xs, mean, style, marker="o", markersize=4, linewidth=2.4 if method in OURS else 1.3, label=method)
+    axes.fill_between(xs, mean - sd, mean + sd, color=line.get_color(), alpha=0.15, linewidth=0)
 
 
 def _by_encodings(results: Results) -> tuple[Curves, str]:
@@ -223,6 +216,16 @@ def growth_figure(rows: Sequence[Row]) -> Figure | None:
 
 def _colour(method: str) -> str:
     return _OURS if method in (*OURS, "esans_only") else _REFERENCE if method in REFERENCES else _SAMPLER
+
+
+def _panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels, two in a row."""
+    columns, rows = min(2, count), -(-count // 2)
+    figure = _figure(width * columns, height * rows)
+    panels = list(np.ravel(figure.subplots(rows, columns, squeeze=False)))
+    for axes in panels[count:]:
+        axes.set_visible(False)
+    return figure, panels[:count]
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -46,7 +46,7 @@ class Store:
         self.folder = Path(folder)
         self.path = self.folder / "runs.jsonl"
         self._rows: dict[str, Row] = {}
-        self._size = -1
+        self._parsed = 0
 
     def append(self, row: Row) -> None:
         """Add one run; it is on the disk when this returns. ValueError for a key that is there already or an unknown phase."""
@@ -59,7 +59,7 @@ class Store:
             fcntl.flock(file, fcntl.LOCK_EX)
             if self.find(key) is not None:
                 raise ValueError(f"run '{key}' is in {self.path} already; a key names one run")
-            file.truncate(_end_of_last_line(self.path))
+            file.truncate(self._parsed)
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
@@ -102,18 +102,18 @@ class Store:
         return self.folder / "ranks" / f"{re.sub(r'[^A-Za-z0-9._=,+-]', '~', key)}.npz"
 
     def _read(self) -> dict[str, Row]:
+        """All rows; only what was added since the last reading is parsed, unless the file was cut or replaced."""
         size = self.path.stat().st_size if self.path.is_file() else 0
-        if size != self._size:
-            text = self.path.read_bytes() if size else b""
-            whole = text[: text.rfind(b"\n") + 1].splitlines()
-            self._rows = {row["key"]: row for row in map(json.loads, whole)}
-            self._size = size
+        if size < self._parsed:
+            self._rows, self._parsed = {}, 0
+        if size > self._parsed:
+            with self.path.open("rb") as file:
+                file.seek(self._parsed)
+                added = file.read()
+            whole = added[: added.rfind(b"\n") + 1]
+            self._rows |= {row["key"]: row for row in map(json.loads, whole.splitlines())}
+            self._parsed += len(whole)
         return self._rows
-
-
-def _end_of_last_line(path: Path) -> int:
-    """Where the last whole line ends, in bytes."""
-    return path.read_bytes().rfind(b"\n") + 1
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,118 @@
+"""Tables of the studies beside the comparison: what each part of the method is worth, and what each method costs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+
+import numpy as np
+
+from benchmarks.methods.collect import DATASETS, METRICS, REFERENCES, Results
+from benchmarks.methods.store import Row
+from benchmarks.methods.verdict import NOT_RUN, markdown
+
+
+def ablation_table(results: Results) -> list[str]:
+    """Difference of each variant to the full method, with the noise that seeds give such a difference."""
+    rows = results.phase("ablation")
+    lines = ["## Ablations", ""]
+    wanted = _expected_variants()
+    found: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        found[row["method"], row["variant"], row["dataset"]].append(row)
+    order = list(dict.fromkeys([*wanted, *((method, variant) for method, variant, _ in found)]))
+    if not order:
+        return [*lines, f"{NOT_RUN.capitalize()}.", ""]
+    datasets = [dataset for dataset in DATASETS if any(where == dataset for *_, where in found)] or list(DATASETS)
+    table = []
+    missing = 0
+    for method, variant in order:
+        for dataset in datasets:
+            runs = found.get((method, variant, dataset), [])
+            full = results.phase("seed", method=method, dataset=dataset, variant="")
+            if not runs or not full:
+                missing += 1
+                table.append([f"`{method}`: {variant}", dataset, "0", NOT_RUN, NOT_RUN, ""])
+                continue
+            table.append([f"`{method}`: {variant}", dataset, str(len(runs)), *_change(runs, full)])
+    head = ["variant", "data set", "seeds", "Recall@50, change", "Recall@200, change", "split"]
+    return [
+        *lines,
+        "Change of the mean recall against the full method of the same data set, in points of recall (0.01 = one user in a hundred); ±",
+        "is the standard error that the full method's seed noise gives such a difference; bold where the change is more than twice it.",
+        f"{missing} cells were {NOT_RUN}." if missing else "All cells were run.",
+        "",
+        *markdown(head, table),
+        "",
+    ]
+
+
+def _change(runs: Sequence[Row], full: Sequence[Row]) -> list[str]:
+    """Differences on the test split where both were tested, else on validation."""
+    split = "test" if all(row.get("test") for row in (*runs, *full)) else "validation"
+    cells = []
+    for metric in METRICS:
+        ours, base = (np.array([row[split][metric] for row in rows], np.float64) for rows in (runs, full))
+        change = ours.mean() - base.mean()
+        if len(base) < 2:
+            cells.append(f"{change:+.4f} (one seed)")
+            continue
+        noise = base.std(ddof=1) * np.sqrt(1 / len(ours) + 1 / len(base))
+        text = f"{change:+.4f} ± {noise:.4f}"
+        cells.append(f"**{text}**" if abs(change) > 2 * noise else text)
+    return [*cells, split]
+
+
+def _expected_variants() -> list[tuple[str, str]]:
+    """Variants that the experiment means to run, so that one that is missing shows as such."""
+    if find_spec("benchmarks.methods.space") is None:
+        return []
+    named = getattr(import_module("benchmarks.methods.space"), "ABLATIONS", {})
+    return [("esans", str(name)) for name in named]
+
+
+def cost_table(results: Results) -> list[str]:
+    """Item encodings and seconds per step, relative to uniform on the same data set."""
+    table = []
+    for method in results.methods:
+        if method in REFERENCES:
+            continue
+        rows = results.phase("cost", method=method) or results.phase("seed", method=method, variant="")
+        cells = [f"{_mean(rows, 'encodings_per_example'):.0f}", _relative(results, method), _seconds(rows)] if rows else [NOT_RUN, "", ""]
+        table.append([f"`{method}`", *cells])
+    return [
+        "## Cost",
+        "",
+        "Encodings are item vectors per example beyond the positive, as tuned (an in-batch negative costs none); seconds per step are",
+        "measured on their own with nothing else running and are relative to `uniform` on the same data set, then averaged.",
+        "",
+        *markdown(["method", "encodings per example", "seconds per step, uniform = 1", "seconds of training, mean"], table),
+        "",
+    ]
+
+
+def _relative(results: Results, method: str) -> str:
+    ratios = []
+    for dataset in DATASETS:
+        own, base = (
+            _mean(
+                results.phase("cost", method=name, dataset=dataset) or results.phase("seed", method=name, dataset=dataset, variant=""),
+                "seconds_per_step",
+            )
+            for name in (method, "uniform")
+        )
+        if np.isfinite(own) and base > 0:
+            ratios.append(own / base)
+    return f"{np.mean(ratios):.2f}" if ratios else NOT_RUN
+
+
+def _seconds(rows: Sequence[Row]) -> str:
+    seconds = _mean(rows, "train_seconds")
+    return f"{seconds:.0f}" if np.isfinite(seconds) else NOT_RUN
+
+
+def _mean(rows: Sequence[Row], name: str) -> float:
+    known = [float(row[name]) for row in rows if row.get(name) is not None]
+    return float(np.mean(known)) if known else float("nan")
