@@ -78,9 +78,9 @@ class AlsConfig(SearchConfig):
 
     weightings: list[Weighting] = dataclasses.field(default_factory=lambda: ["plain", "bm25"])
     """Confidence of a train interaction, before `alpha`: 1, or its BM25 weight."""
-    alpha: Interval = (1.0, 100.0)
+    alpha: Interval = (0.3, 30.0)
     """Lowest and highest factor of the confidence, drawn log-uniformly; what was not bought has confidence 1."""
-    regularization: Interval = (0.01, 100.0)
+    regularization: Interval = (0.1, 100.0)
     """Lowest and highest L2 penalty, drawn log-uniformly."""
     iterations: tuple[PositiveInt, PositiveInt] = (5, 30)
     """Fewest and most iterations, drawn uniformly; one solves for all users, then for all items."""

@@ -127,8 +127,8 @@ def test_settings_lie_in_the_space_cover_it_evenly_and_repeat_with_the_seed(seed
     assert drawn == tuned.als_settings(AlsConfig(trials=trials), seed)
     assert len(set(drawn)) == trials
     # One value in every part of a logarithmic range.
-    assert sorted(int(np.log(setting.alpha) / np.log(100) * trials) for setting in drawn) == list(range(trials))
-    assert all(5 <= setting.iterations <= 30 and 0.01 <= setting.regularization <= 100 for setting in drawn)
+    assert sorted(int(np.log(setting.alpha / 0.3) / np.log(100) * trials) for setting in drawn) == list(range(trials))
+    assert all(5 <= setting.iterations <= 30 and 0.1 <= setting.regularization <= 100 for setting in drawn)
     assert {setting.factors for setting in drawn} <= {32, 64, 128, 256}
     for setting in tuned.bpr_settings(BprConfig(trials=trials), seed):
         assert 20 <= setting.iterations <= 300
