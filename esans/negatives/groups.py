@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from torch import Generator, Tensor, nn
 
 from esans.negatives.base import Batch, Context, Negatives, Sampler, Terms
-from esans.negatives.loss import Loss, negative_shares
+from esans.negatives.diagnosis import Later
+from esans.negatives.diagnosis import diagnose as diagnosis
+from esans.negatives.loss import Loss
 from esans.negatives.temperature import Temperature
 
 # Groups of item ids, each of any shape -> their unit vectors, (*shape, D) each.
@@ -22,16 +24,18 @@ class StepResult:
     loss_B: Tensor
     """(B,) loss of each example, unweighted."""
     figures: dict[str, Tensor]
-    """Scalars on the device, by the name of the metric; empty unless asked for."""
+    """Scalars on the device, by the name of the metric (esans.negatives.diagnosis); empty unless asked for."""
 
 
 class NegativeGroups(nn.Module):
     """All groups of negatives of one run, their temperature and their loss, composed in any way."""
 
-    def __init__(self, samplers: Sequence[Sampler], loss: Loss, temperature: Temperature) -> None:
+    def __init__(self, samplers: Sequence[Sampler], loss: Loss, temperature: Temperature, later: Later | None = None) -> None:
         super().__init__()
         self.samplers = nn.ModuleList(samplers)
         self.loss, self.temperature = loss, temperature
+        # No buffer: it is no part of a checkpoint, and other processes do without it.
+        self.later = later
 
     def forward(
         self, batch: Batch, user_BD: Tensor, encode: Encode, generator: Generator, epoch: float = 0.0, diagnose: bool = False
@@ -71,9 +75,7 @@ class NegativeGroups(nn.Module):
                 waiting.wait(context)  # type: ignore[operator]
         for learner in (self.loss, self.temperature):
             learner.observe(context, loss_B.detach())
-        figures = {}
-        if diagnose:
-            figures = {f"share_{name}": share for name, share in negative_shares(terms, [values.detach() for values in logits]).items()}
+        figures = diagnosis(terms, logits, samplers, context, self.later) if diagnose else {}
         return StepResult(loss_B, figures)
 
 

@@ -89,7 +89,9 @@ class Trainer:
         """One pass over this rank's part, and the validation metrics after it."""
         self.module.train()
         steps, started = self.loader.steps(epoch), time.perf_counter()
-        watch = Watch(self.device, self.config.log_every, self.config.batch_size, self.loader, self.log if self.rank == 0 else None)
+        # An epoch shorter than `log_every` is looked at once, at its end.
+        every, log = max(1, min(self.config.log_every, steps)), self.log if self.rank == 0 else None
+        watch = Watch(self.device, every, self.config.batch_size, self.loader, log)
         with Bar(f"epoch {epoch + 1}/{self.config.epochs}", total=steps, unit="steps", show=self.rank == 0) as bar:
             for place, batch in enumerate(self.loader.epoch(epoch)):
                 figures, loss = self.train_step(batch, epoch, place, steps, watch.due(place))
@@ -100,7 +102,7 @@ class Trainer:
         metrics = validate(self.model, self.users, self.device)
         speed = steps * self.config.batch_size / seconds
         record = {"epoch": epoch, "step": self.progress.step, "loss": watch.mean_loss(), "seconds": seconds, "examples_per_second": speed}
-        return record | metrics
+        return record | {"seconds_per_step": seconds / max(steps, 1)} | metrics | watch.mean_figures()
 
     def train_step(self, batch: Batch, epoch: int, place: int, steps: int, diagnose: bool) -> tuple[dict[str, Tensor], Tensor]:
         """One optimiser step on the global weighted mean of the loss; nothing here waits for the device."""

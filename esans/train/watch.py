@@ -1,8 +1,10 @@
-"""Loss, speed and shares of the groups while an epoch runs; the host waits for the device only at these looks."""
+"""Loss, speed and the diagnosis of the negatives while an epoch runs; the host waits for the device only at these looks."""
 
 from __future__ import annotations
 
+import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 
 import psutil
@@ -11,9 +13,22 @@ from torch import Tensor
 
 from esans.train.loader import Loader
 
+# Before the name of a figure in an epoch's record.
+DIAGNOSIS = "diag_"
+OVERALL = (
+    "hardness",
+    "false_negative_rate",
+    "false_negative_mass",
+    "effective_negatives",
+    "alignment",
+    "uniformity_users",
+    "uniformity_items",
+    "encodings_per_example",
+)
+
 
 class Watch:
-    """Accumulates on the device and reports every `every` steps."""
+    """Accumulates on the device and reports every `every` steps. Figures are those of this process."""
 
     def __init__(
         self, device: torch.device, every: int, batch_size: int, loader: Loader, log: Callable[[Mapping[str, float], int], None] | None
@@ -22,6 +37,7 @@ class Watch:
         self._epoch_loss = torch.zeros((), device=device)
         self._loss = torch.zeros((), device=device)
         self._steps = 0
+        self._seen: dict[str, list[float]] = defaultdict(list)
         self._since = time.perf_counter()
         self._waited = loader.wait_seconds
         self._process = psutil.Process()
@@ -40,15 +56,19 @@ class Watch:
         seconds = time.perf_counter() - self._since
         speed = self.every * self.batch_size / seconds
         mean = (self._loss / self.every).item()
+        found = to_host(figures)
+        for name, value in found.items():
+            self._seen[name].append(value)
         if self.log is not None:
             seen = {
                 "step_loss": mean,
                 "step_examples_per_second": speed,
+                "step_seconds": seconds / self.every,
                 "data_wait_share": (self.loader.wait_seconds - self._waited) / seconds,
                 "temperature": temperature.item(),
                 "resident_gb": self._process.memory_info().rss / 2**30,
             }
-            self.log(seen | {name: figure.item() for name, figure in figures.items()}, step)
+            self.log(seen | found, step)
         self._loss.zero_()
         self._since, self._waited = time.perf_counter(), self.loader.wait_seconds
         return f"loss {mean:.4f}, {speed:,.0f} examples/s"
@@ -56,3 +76,20 @@ class Watch:
     def mean_loss(self) -> float:
         """Mean over the steps seen."""
         return (self._epoch_loss / max(self._steps, 1)).item()
+
+    def mean_figures(self) -> dict[str, float]:
+        """Means over the looks, by the name in an epoch's record; a look that had nothing to measure does not count."""
+        return {DIAGNOSIS + name: math.fsum(values) / len(values) for name, values in self._seen.items()}
+
+
+def to_host(figures: Mapping[str, Tensor]) -> dict[str, float]:
+    """Scalars on the host, in one transfer; those without a finite value, where there was nothing to measure, are left out."""
+    if not figures:
+        return {}
+    values = torch.stack([figure.detach().float() for figure in figures.values()]).tolist()
+    return {name: value for name, value in zip(figures, values, strict=True) if math.isfinite(value)}
+
+
+def summary(record: Mapping[str, float]) -> dict[str, float]:
+    """The figures of an epoch's record that describe the negatives of all groups together, by their plain names."""
+    return {name: record[DIAGNOSIS + name] for name in OVERALL if DIAGNOSIS + name in record}
