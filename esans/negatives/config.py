@@ -5,7 +5,7 @@ A sampler of your own may nest its Config in its class instead; only its errors 
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -79,6 +79,12 @@ class UniformConfig(SamplerConfig):
 @config
 class InBatchConfig(SamplerConfig):
     """Keys of an `in_batch` group."""
+
+    estimate: Literal["counts", "streaming"] = "counts"
+    """What the expected counts come from: the items' train counts, or the gaps between their appearances as batches go by
+    (Yi 2019), which saturate at once per batch for head items."""
+    rate: Annotated[float, Field(gt=0, le=1)] = 0.01
+    """a: weight of the newest gap in the streaming estimate."""
 
 
 @config
