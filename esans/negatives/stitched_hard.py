@@ -16,7 +16,7 @@ from esans.negatives.tables import Catalogue
 class StitchedHard(Hard):
     """Hard negatives as the paper's authors serve them: drawn offline from the same distribution, mixed here (METHOD 4b).
 
-    Needs no cluster tables on the training device. An example meets the same `shards.stitch.draws` draws in every epoch.
+    Reads no cluster tables. An example meets the same `shards.stitch.draws` draws in every epoch.
     """
 
     Config = StitchedHardConfig  # type: ignore[assignment]

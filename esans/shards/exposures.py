@@ -55,3 +55,9 @@ def exposed_before(exposures: DataFrame, train: DataFrame, count: int) -> DataFr
     items = F.reverse(F.coalesce(F.col(c.EXPOSED), F.array().cast("array<int>")))
     padding = F.array_repeat(F.lit(c.PADDING).cast("int"), F.lit(count) - F.size(items))
     return found.select(c.USER_IDX, c.TIMESTAMP, F.concat(padding, items).alias(c.EXPOSED))
+
+
+def mean_exposures(examples: DataFrame) -> float:
+    """Exposures of an example on average, padding left out."""
+    live = F.size(F.array_remove(c.EXPOSED, c.PADDING))
+    return float(examples.agg(F.mean(live)).collect()[0][0])

@@ -30,7 +30,7 @@ class Shards(Stage):
         """
         from esans.progress import spark_step
         from esans.shards.examples import build_examples, count_targets, known_positives, train_positives
-        from esans.shards.exposures import exposed_before, exposures_of
+        from esans.shards.exposures import exposed_before, exposures_of, mean_exposures
         from esans.shards.layout import check_row_groups, shuffle
         from esans.shards.stitch import shapes, stitch
 
@@ -61,4 +61,7 @@ class Shards(Stage):
                 "columns": columns,
             }
         )
+        if self.config.exposures:
+            with spark_step(spark, "exposures"):
+                out.report({"exposures_per_example": mean_exposures(spark.read.parquet(table.uri))})
         out.report({"examples": table.rows, "left_out": prepared.facts["num_train"] - table.rows, "files": len(table.files)})

@@ -65,6 +65,7 @@ def test_exposures_are_the_latest_before_the_positive_and_nothing_later(tmp_path
             assert set(part) <= group
         full += len(found) == COUNT
     assert 0 < full < len(rows)
+    assert shards.figures["exposures_per_example"] == np.mean([sum(item != c.PADDING for item in row[c.EXPOSED]) for row in rows])
 
 
 def test_a_long_past_is_bounded_and_an_item_shown_again_and_again_takes_one_place(tmp_path: Path, spark: SparkSession) -> None:
