@@ -9,7 +9,7 @@ from esans.errors import ConfigError
 from esans.negatives.base import Batch, Context, Negatives, Sampler, Terms
 from esans.negatives.clusters import draw_clusters, draw_members, first_of_each
 from esans.negatives.config import EasyConfig, value_at
-from esans.negatives.edis import mix_scores, simple_weights
+from esans.negatives.edis import gram_of, mix_scores, simple_weights
 from esans.negatives.tables import Catalogue
 
 
@@ -48,8 +48,7 @@ class Easy(Sampler):
         if not self.config.interpolate:
             return terms
         weights_BCVM, valid_BCV = simple_weights(negatives.valid, context.generator)
-        vectors = context.negative_vectors
-        gram_BCMM = vectors @ vectors.transpose(-1, -2) if self.config.unit_norm else None
+        gram_BCMM = gram_of(context.negative_vectors) if self.config.unit_norm else None
         virtual_BCV = mix_scores(scores, weights_BCVM.to(scores.dtype), gram_BCMM)
         virtual = self.terms(f"{self.name}_virtual", virtual_BCV.flatten(1), valid_BCV.flatten(1), context)
         virtual.log_weight = value_at(self.config.virtual_log_weight, context.epoch)

@@ -29,15 +29,24 @@ def simple_weights(valid_BCM: Tensor, generator: Generator) -> tuple[Tensor, Ten
     """
     rows, clusters, parents = valid_BCM.shape
     sizes_V = torch.tensor(subset_sizes(parents), device=valid_BCM.device)
-    shape = (rows, clusters, len(sizes_V), parents)
-    keys = torch.rand(shape, generator=generator, device=valid_BCM.device)
-    place_BCVM = keys.argsort(-1).argsort(-1)
-    live_BCVM = (place_BCVM < sizes_V[:, None]) & valid_BCM[:, :, None, :]
-    # Normalised exponentials are Dirichlet(1, .., 1); renormalising over the live ones keeps them Dirichlet.
-    mass = torch.empty(shape, device=valid_BCM.device).exponential_(generator=generator) * live_BCVM
-    valid_BCV = live_BCVM.sum(-1) >= 2
-    weights = mass / mass.sum(-1, keepdim=True).clamp_min(1e-12)
-    return weights * valid_BCV[..., None], valid_BCV
+    keys = torch.rand((rows, clusters, len(sizes_V), parents), generator=generator, device=valid_BCM.device)
+    exponential = torch.log1p(-keys).neg_()
+    # What the k largest of iid exponentials have above the next one are again iid exponentials, whichever k they are: one
+    # sort gives both the subset and its masses. Normalised exponentials are Dirichlet(1, .., 1), over the live ones too.
+    next_V1 = (parents - 1 - sizes_V).clamp_min(0)[:, None].expand(rows, clusters, -1, 1)
+    below = exponential.sort(-1).values.gather(-1, next_V1) * (sizes_V < parents)[:, None]
+    mass = exponential.sub_(below).clamp_min_(0).mul_(valid_BCM[:, :, None, :])
+    valid_BCV = (mass > 0).sum(-1) >= 2
+    return mass * (valid_BCV / mass.sum(-1).clamp_min(1e-12))[..., None], valid_BCV
+
+
+def gram_of(vectors_BCMD: Tensor) -> Tensor:
+    """Inner products of the negatives of one cluster, (B, C, M, M), for a use that is symmetric in both: `mix_scores`.
+
+    Where the gradient is symmetric, d tr(G^T E E^T) = 2 tr(G^T dE E^T): one side is differentiated and counts twice.
+    """
+    half = vectors_BCMD @ vectors_BCMD.detach().transpose(-1, -2)
+    return 2 * half - half.detach()
 
 
 def mix_scores(scores_BCM: Tensor, weights_BCVM: Tensor, gram_BCMM: Tensor | None = None) -> Tensor:
@@ -48,7 +57,7 @@ def mix_scores(scores_BCM: Tensor, weights_BCVM: Tensor, gram_BCMM: Tensor | Non
     Args:
         scores_BCM: cosine of the user and each of M real negatives in C clusters.
         weights_BCVM: V mixtures per cluster; each row is non-negative, sums to 1, and is 0 at masked parents.
-        gram_BCMM: inner products of the negatives of one cluster; None keeps raw norms.
+        gram_BCMM: inner products of the negatives of one cluster (`gram_of`); None keeps raw norms.
 
     Returns:
         (B, C, V) scores, same dtype.
@@ -56,7 +65,7 @@ def mix_scores(scores_BCM: Tensor, weights_BCVM: Tensor, gram_BCMM: Tensor | Non
     mixed_BCV = torch.einsum("bcvm,bcm->bcv", weights_BCVM, scores_BCM)
     if gram_BCMM is None:
         return mixed_BCV
-    norm2_BCV = torch.einsum("bcvm,bcmn,bcvn->bcv", weights_BCVM, gram_BCMM, weights_BCVM)
+    norm2_BCV = (weights_BCVM @ gram_BCMM * weights_BCVM).sum(-1)
     # A fully masked row has norm 0; any finite stand-in will do, since its term is masked.
     return mixed_BCV * norm2_BCV.clamp_min(1e-6).rsqrt()
 
