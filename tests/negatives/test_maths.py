@@ -188,6 +188,33 @@ def test_a_row_without_any_live_negative_has_loss_zero_and_finite_gradients() ->
     assert shares["easy"].item() == pytest.approx(1)
 
 
+@given(seed=st.integers(0, 2**31), mix=st.floats(0.01, 0.5))
+@settings(deadline=None)
+def test_lambda_pulls_towards_the_positive_above_zero_pushes_below_and_above_one_turns_its_gradient(seed: int, mix: float) -> None:
+    user, positive, hard = unit((6, 16), seed), unit((6, 16), seed + 1).requires_grad_(), unit((6, 5, 16), seed + 2)
+    scores = torch.einsum("bd,bhd->bh", user, hard)
+    score_B1 = (user * positive).sum(-1, keepdim=True)
+    assert torch.equal(hard_scores(scores, score_B1, torch.tensor(mix)) > scores, (score_B1 > scores).expand_as(scores))
+    assert torch.equal(hard_scores(scores, score_B1, torch.tensor(-mix)) < scores, (score_B1 > scores).expand_as(scores))
+    # A virtual negative with all the mass moves the positive's score by lambda - 1: pulled up to lambda = 1, pushed away above.
+    for value, sign in ((mix, -1), (1.5, 1)):
+        virtual = hard_scores(scores, score_B1, torch.tensor(value))
+        (slope,) = torch.autograd.grad((virtual.mean(1, keepdim=True) - score_B1).sum(), score_B1, retain_graph=True)
+        assert (slope.sign() == sign).all()
+
+
+@pytest.mark.parametrize("correction", ["pooled", "full", "none"])
+def test_corrections_differ_by_the_number_of_draws_and_none_leaves_raw_logits(correction: str) -> None:
+    catalogue = Catalogue(25, torch.full((25,), 1 / 25))
+    samplers = build_samplers(resolve([GROUPS["uniform"]]), catalogue)
+    scores = unit((4, 8), 3)
+    terms = [Terms("uniform", scores, torch.ones(4, 8, dtype=torch.bool), torch.zeros(4, 8, dtype=torch.long), "global")]
+    logits = loss_of(catalogue, correction=correction).logits(terms, samplers, context_of(make_batch([1] * 4), temperature=TAU))[0]
+    # Uniform: pooled subtracts nothing; full turns the mean over 8 draws into the sum over 25 items.
+    shift = math.log(25 / 8) if correction == "full" else 0.0
+    assert torch.allclose(logits, scores / TAU + shift, atol=1e-6)
+
+
 GROUPS = {
     "uniform": {"sampler": "uniform", "num_negatives": 8},
     "shared": {"sampler": "uniform", "num_negatives": 16, "shared": True},
