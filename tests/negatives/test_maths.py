@@ -137,9 +137,11 @@ def test_gradients_of_simple_interpolation_equal_autograd_of_the_naive_form(cata
     _same_gradients(fast, naive, leaves)
 
 
-@pytest.mark.parametrize(("unit_norm", "detach"), list(itertools.product([True, False], [True, False])))
-def test_gradients_of_hard_interpolation_equal_autograd_of_the_naive_form(catalogue: Catalogue, unit_norm: bool, detach: bool) -> None:
-    keys = {"sampler": "hard", "unit_norm": unit_norm, "detach_positive": detach, "mix": 0.3}
+@pytest.mark.parametrize(("unit_norm", "detach", "mix_high"), list(itertools.product([True, False], [True, False], [None, 0.5])))
+def test_gradients_of_hard_interpolation_equal_autograd_of_the_naive_form(
+    catalogue: Catalogue, unit_norm: bool, detach: bool, mix_high: float | None
+) -> None:
+    keys = {"sampler": "hard", "unit_norm": unit_norm, "detach_positive": detach, "mix": 0.3, "mix_high": mix_high}
     drawing = build_samplers(resolve([keys]), catalogue)[0]
     leaves = {"user": unit((4, 8), 1), "positive": unit((4, 8), 2), "negatives": unit((4, 5, 8), 3)}
     negatives = Negatives(torch.zeros(4, 5, dtype=torch.long), torch.ones(4, 5, dtype=torch.bool))
@@ -150,7 +152,9 @@ def test_gradients_of_hard_interpolation_equal_autograd_of_the_naive_form(catalo
 
     def naive(values: dict[str, Tensor]) -> list[Tensor]:
         positive = values["positive"].detach() if detach else values["positive"]
-        virtual = 0.3 * positive[:, None] + 0.7 * values["negatives"]
+        drawn = torch.rand(4, 5, generator=generator_of(11)) if mix_high else torch.zeros(4, 5)
+        mix = (0.3 + 0.2 * drawn)[..., None].double()
+        virtual = mix * positive[:, None] + (1 - mix) * values["negatives"]
         if unit_norm:
             virtual = F.normalize(virtual, dim=-1)
         both = values["negatives"], virtual
