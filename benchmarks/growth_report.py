@@ -1,0 +1,80 @@
+"""What the runs of catalogue_growth say: rows with standard errors, and a table. No torch: docs are made from it too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SUMMARY = "summary.json"
+ORDER = ("uniform", "in_batch", "mixed", "midx", "esans", "full_softmax")
+BASELINE = "in_batch"
+REFERENCE = "full_softmax"
+KS = (50, 200)
+
+Row = dict[str, Any]
+
+
+def growth_rows(work: Path) -> list[Row]:
+    """One row for each catalogue, content share and method, from the JSON lines in a work folder.
+
+    Users of all seeds together: `recall@k` with its standard error `se@k`; `ratio@k` to in_batch on the same users, with
+    `ratio_se@k` of the paired difference; `of_full@k` likewise to the full softmax, where that was run. A ratio to a recall
+    of 0 is NaN.
+    """
+    lines = (work / "cells.jsonl").read_text().splitlines()
+    cells: dict[tuple[int, float, str], list[Mapping[str, Any]]] = {}
+    for record in map(json.loads, lines):
+        if record["kind"] == "cell":
+            cells.setdefault((record["items"], record["content"], record["method"]), []).append(record)
+    rows = []
+    for items, content, method in sorted(cells, key=lambda key: (key[1], key[0], ORDER.index(key[2]))):
+        own = cells[items, content, method]
+        row: Row = {"items": items, "content": content, "method": method, "seeds": len(own), "steps": own[0]["steps"]}
+        row["seconds_per_step"] = float(np.mean([record["seconds_per_step"] for record in own]))
+        for k in KS:
+            hits = _hits(own, k)
+            row[f"recall@{k}"], row[f"se@{k}"] = float(hits.mean()), float(hits.std(ddof=1) / np.sqrt(len(hits)))
+            for name, other in (("ratio", BASELINE), ("of_full", REFERENCE)):
+                if (items, content, other) in cells:
+                    pair = _common(own, cells[items, content, other])
+                    row[f"{name}@{k}"], row[f"{name}_se@{k}"] = paired_ratio(_hits(pair[0], k), _hits(pair[1], k))
+        rows.append(row)
+    return rows
+
+
+def paired_ratio(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
+    """Ratio of two means over the same users, and its standard error to first order; NaN where the other mean is 0."""
+    mean = theirs.mean()
+    if mean == 0:
+        return float("nan"), float("nan")
+    ratio = ours.mean() / mean
+    return float(ratio), float((ours - ratio * theirs).std(ddof=1) / np.sqrt(len(ours)) / mean)
+
+
+def growth_table(rows: Sequence[Row]) -> list[str]:
+    """Lines of a Markdown table: Recall@50 and @200 with standard errors, and their ratios to in_batch."""
+    head = ["content", "items", "method", "Recall@50", "to in_batch", "Recall@200", "to in_batch", "ms a step"]
+    lines = [f"| {' | '.join(head)} |", "|--:|--:|---|--:|--:|--:|--:|--:|"]
+    for row in rows:
+        cells = [f"{row['content']:g}", f"{row['items']:,}", row["method"]]
+        for k in KS:
+            cells.append(f"{row[f'recall@{k}']:.4f} ± {row[f'se@{k}']:.4f}")
+            cells.append(f"{row[f'ratio@{k}']:.3f} ± {row[f'ratio_se@{k}']:.3f}" if f"ratio@{k}" in row else "")
+        lines.append(f"| {' | '.join(cells)} | {1e3 * row['seconds_per_step']:.0f} |")
+    return lines
+
+
+def _hits(records: Sequence[Mapping[str, Any]], k: int) -> np.ndarray:
+    joined = "".join(record[f"hits@{k}"] for record in sorted(records, key=lambda record: int(record["seed"])))
+    return (np.frombuffer(joined.encode(), np.uint8) == ord("1")).astype(float)
+
+
+def _common(
+    ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]
+) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    seeds = {record["seed"] for record in ours} & {record["seed"] for record in theirs}
+    return [record for record in ours if record["seed"] in seeds], [record for record in theirs if record["seed"] in seeds]
