@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from esans.config import NonNegativeFloat, PositiveFloat, PositiveInt, config
+from esans.config import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, config
 
 # Beyond it the positive weighs more than the negative does (METHOD 4).
 LARGEST_MIX = 0.5
@@ -109,6 +109,8 @@ class EasyConfig(SimpleMixConfig):
     """m_o: items drawn inside each primary."""
     transition_temperature: PositiveFloat | None = None
     """T_c of the draw between primaries; by default the table that the cluster stage wrote."""
+    spare_neighbours: NonNegativeInt = 0
+    """The positive's nearest items by co-occurrence (the item graph of the features stage), so many, are never its negatives."""
 
 
 @config
@@ -142,6 +144,8 @@ class HardConfig(HardMixConfig):
 
     num_negatives: PositiveInt = 5
     """n_h: items drawn per example."""
+    spare_neighbours: NonNegativeInt = 0
+    """The positive's nearest items by co-occurrence (the item graph of the features stage), so many, are never its negatives."""
 
 
 # By the name of the sampler's file.

@@ -10,6 +10,7 @@ from esans.negatives.base import Batch, Context, Negatives, Sampler, Terms
 from esans.negatives.clusters import draw_clusters, draw_members, first_of_each
 from esans.negatives.config import EasyConfig, value_at
 from esans.negatives.edis import gram_of, mix_scores, simple_weights
+from esans.negatives.neighbours import Neighbours
 from esans.negatives.tables import Catalogue
 
 
@@ -31,16 +32,18 @@ class Easy(Sampler):
                 f"train.negatives: easy.clusters = {config.clusters}: must be below the number of primary clusters ({primaries})."
             )
         self.register_buffer("log_transitions_PP", self.tables.log_transitions(config.transition_temperature), persistent=False)
+        self.spared = Neighbours(self.name, config.spare_neighbours, catalogue)
 
     log_transitions_PP: Tensor
 
     def propose(self, batch: Batch, user_BD: Tensor, generator: Generator) -> Negatives:
-        """Draw (B, clusters, per_cluster) ids; masked: known ones, repeats in the row, positives without a cluster."""
+        """Draw (B, clusters, per_cluster) ids; masked: known and spared ones, repeats in the row, positives without a cluster."""
         primary_B = self.tables.item_primary_N[batch.target]
         clusters_BC = draw_clusters(self.log_transitions_PP, primary_B, self.config.clusters, generator)
         ids_BCM = draw_members(self.tables, clusters_BC, self.config.per_cluster, generator)
         fresh = first_of_each(ids_BCM.flatten(1)).view_as(ids_BCM)
-        return Negatives(ids_BCM, fresh & ~batch.knows(ids_BCM) & (primary_B >= 0)[:, None, None])
+        false_BCM = batch.knows(ids_BCM) | self.spared.hold(batch.target, ids_BCM)
+        return Negatives(ids_BCM, fresh & ~false_BCM & (primary_B >= 0)[:, None, None])
 
     def refine(self, negatives: Negatives, scores: Tensor, context: Context) -> list[Terms]:
         """The draws, and virtual ones mixed inside each cluster."""

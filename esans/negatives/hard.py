@@ -11,6 +11,7 @@ from esans.negatives.base import Batch, Context, Negatives, Sampler, Terms
 from esans.negatives.clusters import draw_hard, first_of_each, hard_pool_sizes
 from esans.negatives.config import HardConfig, value_at
 from esans.negatives.edis import hard_scores
+from esans.negatives.neighbours import Neighbours
 from esans.negatives.tables import Catalogue
 
 
@@ -26,11 +27,13 @@ class Hard(Sampler):
     def __init__(self, config: HardConfig, catalogue: Catalogue) -> None:
         super().__init__(config, catalogue)
         self.tables = catalogue.require_clusters(self.name)
+        self.spared = Neighbours(self.name, config.spare_neighbours, catalogue)
 
     def propose(self, batch: Batch, user_BD: Tensor, generator: Generator) -> Negatives:
-        """Draw (B, num_negatives) ids; masked: known ones, repeats in the row, positives without a pool."""
+        """Draw (B, num_negatives) ids; masked: known and spared ones, repeats in the row, positives without a pool."""
         ids_BH, pool_B = draw_hard(self.tables, batch.target, self.config.num_negatives, generator)
-        return Negatives(ids_BH, first_of_each(ids_BH) & ~batch.knows(ids_BH) & pool_B[:, None])
+        false_BH = batch.knows(ids_BH) | self.spared.hold(batch.target, ids_BH)
+        return Negatives(ids_BH, first_of_each(ids_BH) & ~false_BH & pool_B[:, None])
 
     def refine(self, negatives: Negatives, scores: Tensor, context: Context) -> list[Terms]:
         """The draws, and each one moved towards the positive."""

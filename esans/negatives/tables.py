@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -76,6 +76,15 @@ class Catalogue:
     """Dimensions of the item vectors; 0 where nobody needs to know."""
     side: Mapping[str, Tensor] = field(default_factory=dict)
     """Codes of the side columns, (N,) int64 by name; code 0 is missing or unknown."""
+
+    neighbours: Callable[[int], Tensor] | None = None
+    """Reads the nearest items of each by co-occurrence, best first: count -> (N, count) int64, padded with -1."""
+
+    def require_neighbours(self, sampler: str, count: int) -> Tensor:
+        """The `count` nearest items of each, (N, count) int64. Raises ConfigError naming the sampler that asked."""
+        if self.neighbours is None:
+            raise ConfigError(f"train.negatives: {sampler}.spare_neighbours needs the item graph; run the features stage.")
+        return self.neighbours(count)
 
     def require_clusters(self, sampler: str) -> ClusterTables:
         """The cluster tables. Raises ConfigError naming the sampler that cannot do without them."""

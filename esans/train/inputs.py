@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -58,4 +59,18 @@ def load_catalogue(shards: Bundle, cluster: Bundle | None, features: Bundle | No
     clusters = load_clusters(cluster) if cluster is not None else None
     columns = {name: tuple(shape) for name, shape in facts.get("columns", {}).items()}
     side = side_columns(features) if features is not None else {}
-    return Catalogue(num_items, probability, clusters, facts["num_users"], facts["num_examples"], columns, dim, side)
+    neighbours = partial(nearest_items, features) if features is not None else None
+    return Catalogue(num_items, probability, clusters, facts["num_users"], facts["num_examples"], columns, dim, side, neighbours)
+
+
+def nearest_items(features: Bundle, count: int) -> Tensor:
+    """The `count` items of highest score in the item graph, for each item: (N, count) int64, best first, padded with -1."""
+    edges = features.table("graph").arrow([c.ITEM_IDX, c.NEIGHBOUR_IDX, c.SCORE])
+    item, neighbour, score = (np.asarray(edges.column(name)) for name in (c.ITEM_IDX, c.NEIGHBOUR_IDX, c.SCORE))
+    order = np.lexsort((neighbour, -score, item))
+    item = item[order]
+    rank = np.arange(len(item)) - np.searchsorted(item, item)
+    nearest = np.full((int(features.facts["num_items"]), count), -1, np.int64)
+    kept = rank < count
+    nearest[item[kept], rank[kept]] = neighbour[order][kept]
+    return torch.from_numpy(nearest)

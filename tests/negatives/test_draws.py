@@ -234,3 +234,22 @@ def test_a_semantic_sampler_without_cluster_tables_says_which_stage_is_missing(n
     with pytest.raises(ConfigError) as error:
         sampler(name, Catalogue(3, torch.full((3,), 1 / 3)))
     assert str(error.value) == f"train.negatives: the {name} sampler needs cluster tables; run the cluster stage."
+
+
+@pytest.mark.parametrize("name", ["easy", "hard"])
+def test_the_positives_nearest_items_by_co_occurrence_are_spared(catalogue: Catalogue, name: str) -> None:
+    num_items = catalogue.num_items
+    nearest = torch.randint(-1, num_items, (num_items, 6), generator=generator_of(3))
+    asked = replace(catalogue, neighbours=lambda count: nearest[:, :count])
+    batch = make_batch(list(range(num_items)) * 40)
+    plain = sampler(name, catalogue).propose(batch, torch.zeros(len(batch), 1), generator_of(9))
+    spared = sampler(name, asked, spare_neighbours=6).propose(batch, torch.zeros(len(batch), 1), generator_of(9))
+    assert torch.equal(plain.ids, spared.ids)
+    near = (spared.ids.flatten(1)[:, :, None] == nearest[batch.target][:, None, :]).any(-1).view_as(spared.ids)
+    assert (plain.valid & near).any()
+    assert torch.equal(spared.valid, plain.valid & ~near)
+
+
+def test_sparing_neighbours_without_an_item_graph_names_the_stage(catalogue: Catalogue) -> None:
+    with pytest.raises(ConfigError, match=r"hard\.spare_neighbours needs the item graph; run the features stage"):
+        sampler("hard", catalogue, spare_neighbours=5)
