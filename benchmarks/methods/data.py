@@ -39,7 +39,9 @@ def settings(dataset: str, data: Path, work: Path, over: Mapping[str, Any] | Non
     if not (raw / "items.parquet").is_file():
         raw.mkdir(parents=True, exist_ok=True)
         _WITH_CATEGORY[folder.name](folder, raw / "items.parquet")
-    extra = {name: {"path": str(folder / f"{name}.parquet")} for name in ("text_emb", "image_emb") if (folder / f"{name}.parquet").is_file()}
+    extra = {
+        name: {"path": str(folder / f"{name}.parquet")} for name in ("text_emb", "image_emb") if (folder / f"{name}.parquet").is_file()
+    }
     tables = {"items": {"path": str(raw / "items.parquet"), "extra": extra}, "interactions": {"path": str(folder / "interactions.parquet")}}
     values = merge(described["shared"], described[dataset])
     values = merge(values, {"work_dir": str(work / "bundles"), "prepare": tables})
@@ -60,7 +62,11 @@ def _beauty(folder: Path, target: Path) -> None:
     kept = [[attribute for attribute in attributes if carriers[attribute] >= _LEAST_CARRIERS] for attributes in listed]
     category = [min(attributes, key=lambda one: (carriers[one], one)) if attributes else None for attributes in kept]
     words = pa.array([[str(attribute) for attribute in attributes] for attributes in listed], pa.list_(pa.string()))
-    columns = {"item_id": items.column("item_id"), "attributes": words, "category": pa.array([None if c is None else str(c) for c in category])}
+    columns = {
+        "item_id": items.column("item_id"),
+        "attributes": words,
+        "category": pa.array([None if c is None else str(c) for c in category]),
+    }
     pq.write_table(pa.table(columns), target)
 
 

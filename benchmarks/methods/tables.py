@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from importlib import import_module
-from importlib.util import find_spec
 
 import numpy as np
 
@@ -67,10 +65,9 @@ def _change(runs: Sequence[Row], full: Sequence[Row]) -> list[str]:
 
 def _expected_variants() -> list[tuple[str, str]]:
     """Variants that the experiment means to run, so that one that is missing shows as such."""
-    if find_spec("benchmarks.methods.space") is None:
-        return []
-    named = getattr(import_module("benchmarks.methods.space"), "ABLATIONS", {})
-    return [("esans", str(name)) for name in named]
+    from benchmarks.methods.studies import ABLATIONS, CLUSTERS
+
+    return [("esans", name) for name in (*ABLATIONS, *(f"clusters: {kind}" for kind in CLUSTERS))]
 
 
 def cost_table(results: Results) -> list[str]:

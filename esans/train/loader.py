@@ -45,7 +45,7 @@ class Loader:
         self.extra = tuple(extra)
         self.columns = (*_COLUMNS, *self.extra)
         self.rows_per_epoch, self.num_items = rows_per_epoch, num_items
-        self._kept: dict[str, Columns] | None = {} if keep else None
+        self.kept: dict[str, Columns] | None = {} if keep else None
 
     def plan(self, epoch: int) -> EpochPlan:
         """The stream of an epoch, the same on every rank."""
@@ -137,15 +137,15 @@ class Loader:
 
     def _files(self, uris: Sequence[str]) -> Iterator[Columns]:
         """Files in the order of `uris`; those of an earlier epoch come from memory where they are kept."""
-        if self._kept is None:
+        if self.kept is None:
             yield from read_files(uris, self.columns)
             return
-        missing = [uri for uri in uris if uri not in self._kept]
+        missing = [uri for uri in uris if uri not in self.kept]
         read = read_files(missing, self.columns) if missing else iter(())
         for uri in uris:
-            if uri not in self._kept:
-                self._kept[uri] = next(read)
-            yield self._kept[uri]
+            if uri not in self.kept:
+                self.kept[uri] = next(read)
+            yield self.kept[uri]
 
     def _to_device(self, columns: Columns) -> Batch:
         def tensor(name: str, dtype: torch.dtype) -> torch.Tensor:

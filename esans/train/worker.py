@@ -75,6 +75,7 @@ def build_trainer(
     device: torch.device,
     scratch_uri: str,
     log: Callable[[Mapping[str, float], int], None],
+    catalogue: Catalogue | None = None,
 ) -> Trainer:
     """The trainer of one rank, ready to start: towers, groups of negatives, examples and validation users.
 
@@ -87,11 +88,13 @@ def build_trainer(
         device: where the step runs.
         scratch_uri: folder for checkpoints.
         log: takes metrics and the step.
+        catalogue: what samplers know about the items, in place of what the bundles say.
     """
     # The same weights on every rank before the first step.
     torch.manual_seed(seed)
     model = build_model(config.model, inputs)
-    catalogue = load_catalogue(inputs["shards"], inputs.get("cluster"), inputs.get("features"), config.model.dim)
+    if catalogue is None:
+        catalogue = load_catalogue(inputs["shards"], inputs.get("cluster"), inputs.get("features"), config.model.dim)
     if catalogue.clusters is not None:
         catalogue.clusters = catalogue.clusters.to(device)
     module = TrainStep(model, build_negatives(config, catalogue).to(device))
