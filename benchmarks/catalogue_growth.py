@@ -210,7 +210,8 @@ def main() -> None:
             for content in arguments.content:
                 run_cell(store, budget, items, content, seed, tune_items, arguments)
     rows = growth_rows(arguments.work)
-    (arguments.work / SUMMARY).write_text(json.dumps(rows, indent=1))
+    arguments.summary.parent.mkdir(parents=True, exist_ok=True)
+    arguments.summary.write_text(json.dumps(rows, indent=1) + "\n")
     print("\n".join(growth_table(rows)))
     if arguments.plot:
         from benchmarks.growth_plot import growth_figure
@@ -230,6 +231,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tune-items", type=int, default=None, help="catalogue of the tuning trials; by default the smallest of --items")
     parser.add_argument("--tune-content", type=float, default=0.5, help="content share of the tuning trials")
     parser.add_argument("--work", type=Path, default=ROOT / "work" / "catalogue_growth")
+    parser.add_argument("--summary", type=Path, default=SUMMARY, help="what docs/results.md is made from")
     parser.add_argument("--plot", type=Path, default=ROOT / "docs" / "images" / "results" / "growth.png")
     return parser.parse_args()
 

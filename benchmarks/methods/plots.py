@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.growth_plot import growth_figure
 from benchmarks.methods.collect import DATASETS, ENCODINGS, HEADLINE, METRICS, OURS, REFERENCES, WALL, Results
 from benchmarks.methods.store import Row
 
@@ -30,7 +31,7 @@ def draw_all(results: Results, folder: Path, growth: Sequence[Row] = ()) -> dict
         "trade": lambda: trade(results),
         "negatives": lambda: curves(_by_encodings(results), "encoded negatives per example", "symlog"),
         "steps": lambda: curves(_by_steps(results), "training steps", "linear"),
-        "growth": lambda: growth_figure(growth),
+        "growth": lambda: growth_figure(growth) if growth else None,
     }
     folder.mkdir(parents=True, exist_ok=True)
     drawn = {}
@@ -190,28 +191,6 @@ def _recall(point: Row) -> Any:
 
 def _series(row: Row) -> str:
     return f"{row['method']} ({row['variant']})" if row.get("variant") else str(row["method"])
-
-
-def growth_figure(rows: Sequence[Row]) -> Figure | None:
-    """Recall against the number of items, a panel for each share of behaviour that content explains."""
-    known = [row for row in rows if {"items", "method", "recall@50"} <= set(row)]
-    if not known:
-        return None
-    shares = sorted({float(row.get("content_share", np.nan)) for row in known})
-    figure = _figure(5.2 * len(shares), 4.6)
-    for axes, share in zip(np.ravel(figure.subplots(1, len(shares), sharey=True, squeeze=False)), shares, strict=True):
-        methods: dict[str, list[tuple[float, float]]] = defaultdict(list)
-        for row in known:
-            if np.array_equal(float(row.get("content_share", np.nan)), share, equal_nan=True):
-                methods[row["method"]].append((float(row["items"]), float(row["recall@50"])))
-        for number, (method, points) in enumerate(sorted(methods.items())):
-            _band(axes, method, points, number)
-        axes.set_xscale("log")
-        axes.grid(alpha=0.3)
-        title = "Recall against catalogue size" if np.isnan(share) else f"content explains {share:.0%} of behaviour"
-        axes.set(title=title, xlabel="items in the catalogue", ylabel="Recall@50, test")
-        axes.legend(fontsize=8)
-    return figure
 
 
 def _colour(method: str) -> str:

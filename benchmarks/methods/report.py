@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks import figures as published
+from benchmarks.growth_report import SUMMARY, growth_table
 from benchmarks.methods.collect import BESIDE, DATASETS, ENCODINGS, HEADLINE, METRICS, OURS, REFERENCES, WALL, Cell, Line, Results
 from benchmarks.methods.plots import draw_all
 from benchmarks.methods.statistics import Estimate
@@ -228,14 +228,19 @@ def _studies(pictures: dict[str, str], growth: Sequence[Row]) -> list[str]:
     lines = []
     for name, title in titles.items():
         lines += [f"## {title}", "", f"![{title}]({pictures[name]})" if name in pictures else f"{NOT_RUN.capitalize()}.", ""]
+    if growth:
+        lines += [
+            "`python -m benchmarks.catalogue_growth`, whose docstring says how the catalogues are made:",
+            "",
+            *growth_table(growth),
+            "",
+        ]
     return lines
 
 
 def _growth() -> list[Row]:
     """Rows of the study on generated catalogues, where it has been made."""
-    if find_spec("benchmarks.catalogue_growth") is None:
-        return []
-    return list(import_module("benchmarks.catalogue_growth").growth_rows())
+    return list(json.loads(SUMMARY.read_text())) if SUMMARY.is_file() else []
 
 
 def _how(results: Results) -> list[str]:
