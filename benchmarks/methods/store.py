@@ -73,7 +73,7 @@ class Store:
         return self._read().get(key)
 
     def put_ranks(self, key: str, user_idx: NDArray[np.int64], recall50: NDArray[np.float32], recall200: NDArray[np.float32]) -> None:
-        """Keep the per-user recalls of a run; written beside and renamed, so a kill leaves no half file."""
+        """Keep the per-user recalls of a run, by user; written beside and renamed, so a kill leaves no half file."""
         arrays = Ranks(np.asarray(user_idx, np.int64), np.asarray(recall50, np.float32), np.asarray(recall200, np.float32))
         if not arrays.user_idx.shape == arrays.recall50.shape == arrays.recall200.shape == (arrays.user_idx.size,):
             shapes = f"{arrays.user_idx.shape}, {arrays.recall50.shape}, {arrays.recall200.shape}"
@@ -82,7 +82,10 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         torn = path.with_name(f".{path.name}.{os.getpid()}.part")
         with torn.open("wb") as file:
-            np.savez_compressed(file, user_idx=arrays.user_idx, recall50=arrays.recall50, recall200=arrays.recall200)
+            order = np.argsort(arrays.user_idx, kind="stable")
+            # Steps from one user to the next are mostly 1: a tenth of the bytes.
+            steps = np.diff(arrays.user_idx[order], prepend=0).astype(np.int32)
+            np.savez_compressed(file, user_step=steps, recall50=arrays.recall50[order], recall200=arrays.recall200[order])
             file.flush()
             os.fsync(file.fileno())
         torn.replace(path)
@@ -94,7 +97,7 @@ class Store:
             return None
         try:
             with np.load(path) as file:
-                return Ranks(file["user_idx"], file["recall50"], file["recall200"])
+                return Ranks(file["user_step"].cumsum(dtype=np.int64), file["recall50"], file["recall200"])
         except (BadZipFile, KeyError, ValueError, EOFError) as error:
             raise ValueError(f"{path} cannot be read as per-user recalls ({error}); delete it and run '{key}' again") from error
 

@@ -137,8 +137,8 @@ def test_per_user_recalls_come_back_under_any_key(tmp_path: Path) -> None:
     ranks = store.ranks("movielens/dns/0")
     assert ranks is not None
     assert (ranks.user_idx.dtype, ranks.recall50.dtype) == (np.int64, np.float32)
-    assert ranks.user_idx.tolist() == [3, 1]
-    assert ranks.recall200.tolist() == [0.75, 1.0]
+    assert ranks.user_idx.tolist() == [1, 3]
+    assert ranks.recall200.tolist() == [1.0, 0.75]
     assert store.ranks("another") is None
     with pytest.raises(ValueError, match="three arrays of one length"):
         store.put_ranks("x", np.arange(3), np.zeros(2, np.float32), np.zeros(3, np.float32))
