@@ -5,8 +5,9 @@ be found. A user follows three interests, points of the same space that belong t
 user's own. A choice is made for one interest by a softmax over affinity and log popularity among the 256 items that are
 nearest to it, the last of which is e^-5 times as likely as the first where both are as popular: an interest spans about as
 many items whatever the catalogue, so that a larger one is finer, not fuller. One choice in seven explores by popularity
-alone, which follows Zipf's law. The nearest come from an approximate search, by inverted lists over the latent points that
-have nothing to do with the clusters below.
+alone, which follows Zipf's law. The nearest come from a search by inverted lists over the latent points: exact up to 20,000
+items, and about 70 % of the 256 nearest above, so that a large world's interests are a little fuzzier. The lists never meet the
+clusters below, but both follow the same points where content explains much.
 
 Content. What content shows of an item is sqrt(c) times its latent point and sqrt(1 - c) times another point of the same
 distribution, which behaviour never looks at: c is the share of the latent variance that content explains. Two modalities
