@@ -19,6 +19,7 @@ TAU, DIM, ROWS = torch.tensor(0.3), 4, 8
 
 GROUPS: dict[str, dict[str, object]] = {
     "uniform": {"sampler": "uniform", "num_negatives": 8},
+    "shared": {"sampler": "uniform", "num_negatives": 16, "shared": True},
     "in_batch": {"sampler": "in_batch"},
     "popularity": {"sampler": "popularity", "num_negatives": 8},
     "popular_pool": {"sampler": "popularity", "num_negatives": 16, "shared": True, "power": 0.5},
@@ -28,7 +29,7 @@ GROUPS: dict[str, dict[str, object]] = {
 }
 PAIRED = [name for name in GROUPS if name != "popular_pool"]
 MIXES: list[tuple[str, ...]] = [("popularity",), ("popular_pool",), ("cross_batch",), ("full_softmax",)]
-MIXES += [pair for pair in itertools.combinations(PAIRED, 2) if pair != ("uniform", "in_batch")] + [tuple(GROUPS)]
+MIXES += [*itertools.combinations(PAIRED, 2), tuple(GROUPS)]
 
 
 def estimates(names: tuple[str, ...], repeats: int) -> tuple[Tensor, Tensor]:

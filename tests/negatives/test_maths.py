@@ -137,11 +137,12 @@ def test_gradients_of_simple_interpolation_equal_autograd_of_the_naive_form(cata
     _same_gradients(fast, naive, leaves)
 
 
-@pytest.mark.parametrize(("unit_norm", "detach", "mix_high"), list(itertools.product([True, False], [True, False], [None, 0.5])))
+@pytest.mark.parametrize(("mix", "mix_high"), [(0.3, None), (-0.3, None), (0.3, 0.5), (-0.3, 0.5)])
+@pytest.mark.parametrize(("unit_norm", "detach"), list(itertools.product([True, False], [True, False])))
 def test_gradients_of_hard_interpolation_equal_autograd_of_the_naive_form(
-    catalogue: Catalogue, unit_norm: bool, detach: bool, mix_high: float | None
+    catalogue: Catalogue, unit_norm: bool, detach: bool, mix: float, mix_high: float | None
 ) -> None:
-    keys = {"sampler": "hard", "unit_norm": unit_norm, "detach_positive": detach, "mix": 0.3, "mix_high": mix_high}
+    keys = {"sampler": "hard", "unit_norm": unit_norm, "detach_positive": detach, "mix": mix, "mix_high": mix_high}
     drawing = build_samplers(resolve([keys]), catalogue)[0]
     leaves = {"user": unit((4, 8), 1), "positive": unit((4, 8), 2), "negatives": unit((4, 5, 8), 3)}
     negatives = Negatives(torch.zeros(4, 5, dtype=torch.long), torch.ones(4, 5, dtype=torch.bool))
@@ -153,12 +154,32 @@ def test_gradients_of_hard_interpolation_equal_autograd_of_the_naive_form(
     def naive(values: dict[str, Tensor]) -> list[Tensor]:
         positive = values["positive"].detach() if detach else values["positive"]
         drawn = torch.rand(4, 5, generator=generator_of(11)) if mix_high else torch.zeros(4, 5)
-        mix = (0.3 + 0.2 * drawn)[..., None].double()
-        virtual = mix * positive[:, None] + (1 - mix) * values["negatives"]
+        share = (mix + ((mix_high or mix) - mix) * drawn)[..., None].double()
+        virtual = share * positive[:, None] + (1 - share) * values["negatives"]
         if unit_norm:
             virtual = F.normalize(virtual, dim=-1)
         both = values["negatives"], virtual
         return [torch.einsum("bd,bhd->bh", values["user"], vectors) for vectors in both]
+
+    _same_gradients(fast, naive, leaves)
+
+
+@pytest.mark.parametrize(("name", "shape"), [("easy", (4, 2, 5)), ("hard", (4, 5))])
+def test_without_interpolation_only_the_draws_are_terms_and_their_gradients_are_those_of_dot_products(
+    catalogue: Catalogue, name: str, shape: tuple[int, ...]
+) -> None:
+    drawing = build_samplers(resolve([{"sampler": name, "interpolate": False}]), catalogue)[0]
+    leaves = {"user": unit((4, 8), 1), "positive": unit((4, 8), 2), "negatives": unit((*shape, 8), 3)}
+    negatives = Negatives(torch.zeros(shape, dtype=torch.long), torch.ones(shape, dtype=torch.bool))
+
+    def fast(values: dict[str, Tensor]) -> list[Tensor]:
+        scores = torch.einsum("bd,b...d->b...", values["user"], values["negatives"])
+        terms = drawing.refine(negatives, scores, _context(11, negatives, values))
+        assert [group.name for group in terms] == [name]
+        return [group.scores for group in terms]
+
+    def naive(values: dict[str, Tensor]) -> list[Tensor]:
+        return [(values["user"][:, None] * values["negatives"].flatten(1, -2)).sum(-1)]
 
     _same_gradients(fast, naive, leaves)
 
