@@ -5,7 +5,8 @@
 Every method gets the same towers (id, content, history), optimiser, batches, number of steps and tuning trials. At most 15 item
 encodings an example beyond the positive: uniform, midx and esans use them all; in_batch needs none, that being its point; mixed is
 in_batch beside a pool of 2,048 uniform draws shared by the batch, 4 an example. midx and esans stand beside in_batch, as in
-conf/experiments. Users are 100,000 at most, so the largest catalogues have fewer events an item. full_softmax encodes all items and runs where there are 1e4 at most.
+conf/experiments. full_softmax encodes all items and runs where there are 1e4 at most. Users are 100,000 at most, so the largest
+catalogues have fewer events an item.
 
 Trials: each method has six points (temperature; for esans with the weight of its semantic groups), judged by Recall@50
 of validation targets, each on its own world (--tune-items, by default the smallest of --items; --tune-content) with the first
