@@ -18,6 +18,9 @@ class ItemInputs(nn.Module):
     content_NF: Tensor
     side_NS: Tensor
 
+    dynamic_shapes: bool = True
+    """On a CPU, drop padding before the bags; False takes the path of a GPU, which would have to wait for the number that is left."""
+
     def __init__(self, num_items: int, dim: int, content_dim: int, side_sizes: Sequence[int]) -> None:
         super().__init__()
         self.id_embedding = nn.Embedding(num_items, dim)
@@ -38,23 +41,31 @@ class ItemInputs(nn.Module):
             total = total + table(self.side_NS[ids, place])
         return total
 
-    def bag(self, ids_BH: Tensor, weights_BH: Tensor) -> Tensor:
-        """Weighted sum of the inputs of (B, H) items: (B, D). Weights of padding places are 0; their ids must be legal."""
-        if ids_BH.numel() >= self.id_embedding.num_embeddings:
+    def whole(self) -> Tensor:
+        """The inputs of all items: (N, D)."""
+        return self(torch.arange(self.id_embedding.num_embeddings, device=self.id_embedding.weight.device))
+
+    def bag(self, ids_BH: Tensor, weights_BH: Tensor, whole_ND: Tensor | None = None) -> Tensor:
+        """Weighted sum of the inputs of (B, H) items: (B, D). Weights of padding places are 0; their ids must be legal.
+
+        `whole_ND` is `whole()` where the caller has it already.
+        """
+        dynamic = self.dynamic_shapes and ids_BH.device.type == "cpu"
+        if whole_ND is not None or ids_BH.numel() >= self.id_embedding.num_embeddings:
             # Fewer items than places: the inputs of all items once, then one pass over the bags.
-            return _bag(self(torch.arange(self.id_embedding.num_embeddings, device=ids_BH.device)), ids_BH, weights_BH)
-        total = _bag(self.id_embedding.weight, ids_BH, weights_BH, self.id_embedding.sparse)
+            return _bag(self.whole() if whole_ND is None else whole_ND, ids_BH, weights_BH, dynamic)
+        total = _bag(self.id_embedding.weight, ids_BH, weights_BH, dynamic, self.id_embedding.sparse)
         if self.content_map is not None:
-            total = total + self.content_map(_bag(self.content_NF, ids_BH, weights_BH))
+            total = total + self.content_map(_bag(self.content_NF, ids_BH, weights_BH, dynamic))
         for place, table in enumerate(self.side_embeddings):
             codes_BH = self.side_NS[:, place][ids_BH]
-            total = total + _bag(table.weight, codes_BH, weights_BH, table.sparse)  # type: ignore[arg-type]
+            total = total + _bag(table.weight, codes_BH, weights_BH, dynamic, table.sparse)  # type: ignore[arg-type]
         return total
 
 
-def _bag(table: Tensor, ids_BH: Tensor, weights_BH: Tensor, sparse: bool = False) -> Tensor:
+def _bag(table: Tensor, ids_BH: Tensor, weights_BH: Tensor, dynamic: bool, sparse: bool = False) -> Tensor:
     weights_BH = weights_BH.to(table.dtype)
-    if ids_BH.device.type != "cpu":
+    if not dynamic:
         return nn.functional.embedding_bag(ids_BH, table, per_sample_weights=weights_BH, mode="sum", sparse=sparse)
     # Most places of most histories are padding. A CPU drops them; a GPU would have to wait for their number.
     live = weights_BH != 0

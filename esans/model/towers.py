@@ -79,16 +79,25 @@ class TwoTower(nn.Module):
             if side_NS is not None and self.config.side:
                 inputs.side_NS = side_NS.to(inputs.side_NS.device)
 
+    def shared_inputs(self, places: int) -> Tensor | None:
+        """Inputs of all items (N, D), where both towers read them and that many history places make it the faster way; else None."""
+        return self.item_inputs.whole() if self.history_inputs is None and places >= self.num_items else None
+
     def encode_items(self, item_idx: Tensor) -> Tensor:
         """(n,) int64 -> (n, D) unit vectors."""
-        return F.normalize(self.item_layers(self.item_inputs(item_idx)), dim=-1)
+        return self.encode_inputs(self.item_inputs(item_idx))
 
-    def encode_users(self, history: Tensor, user_idx: Tensor | None = None) -> Tensor:
+    def encode_inputs(self, inputs_nD: Tensor) -> Tensor:
+        """Item inputs (n, D) -> (n, D) unit vectors."""
+        return F.normalize(self.item_layers(inputs_nD), dim=-1)
+
+    def encode_users(self, history: Tensor, user_idx: Tensor | None = None, inputs_ND: Tensor | None = None) -> Tensor:
         """Users by their histories.
 
         Args:
             history: (B, H) int64, oldest first, padded at the left with -1.
             user_idx: (B,) int64; needed when the model has user embeddings. -1 marks an unknown user.
+            inputs_ND: what `shared_inputs` gave, where the caller needs it too.
 
         Returns:
             (B, D) unit vectors.
@@ -101,7 +110,7 @@ class TwoTower(nn.Module):
         some = present.any(1, keepdim=True)
         weights = torch.softmax(torch.where(some, logits, 0.0), dim=1) * present
         inputs = self.item_inputs if self.history_inputs is None else self.history_inputs
-        pooled = inputs.bag(history.clamp_min(0), weights) + torch.where(some, 0.0, self.empty_history_D)
+        pooled = inputs.bag(history.clamp_min(0), weights, inputs_ND) + torch.where(some, 0.0, self.empty_history_D)
         if self.user_embedding is not None:
             if user_idx is None:
                 raise ValueError("this model has user embeddings: pass user_idx")

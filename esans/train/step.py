@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from esans.model.inputs import ItemInputs
 from esans.model.towers import TwoTower
 from esans.negatives.base import Batch
 from esans.negatives.groups import NegativeGroups, StepResult
@@ -16,9 +18,14 @@ from esans.negatives.groups import NegativeGroups, StepResult
 class TrainStep(nn.Module):
     """Loss of a batch."""
 
-    def __init__(self, model: TwoTower, negatives: NegativeGroups) -> None:
+    def __init__(self, model: TwoTower, negatives: NegativeGroups, dynamic_shapes: bool = True) -> None:
         super().__init__()
         self.model, self.negatives = model, negatives
+        # On a CPU, shapes may depend on values; False takes the path of a GPU, where the host would wait for such a shape.
+        self.dynamic_shapes = dynamic_shapes
+        for part in model.modules():
+            if isinstance(part, ItemInputs):
+                part.dynamic_shapes = dynamic_shapes
 
     def forward(self, batch: Batch, generator: Generator, epoch: float, diagnose: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """Unweighted loss of each example, (B,), and the step's figures when asked for.
@@ -26,24 +33,28 @@ class TrainStep(nn.Module):
         A plain tuple: DistributedDataParallel with a static graph finds no tensors in a dataclass, and would then
         leave the first step's gradients unreduced.
         """
-        user_BD = self.model.encode_users(batch.history, batch.user_idx)
-        result: StepResult = self.negatives(batch, user_BD, self.encode, generator, epoch, diagnose)
+        inputs_ND = self.model.shared_inputs(batch.history.numel())
+        user_BD = self.model.encode_users(batch.history, batch.user_idx, inputs_ND)
+        encode = partial(self.encode, inputs_ND=inputs_ND)
+        result: StepResult = self.negatives(batch, user_BD, encode, generator, epoch, diagnose)
         return result.loss_B, result.figures
 
-    def encode(self, groups: Sequence[Tensor]) -> list[Tensor]:
+    def encode(self, groups: Sequence[Tensor], inputs_ND: Tensor | None = None) -> list[Tensor]:
         """Item vectors of groups of ids, each distinct item encoded once where that is the faster way.
+
+        `inputs_ND` are the inputs of all items, where the user tower has computed them: items are then looked up in them.
 
         With more ids than items, the whole catalogue is encoded once and gathered from: its shape is fixed, so a GPU
         needs no look at the ids. Below that, a CPU takes the distinct ids; a GPU would have to wait for their number.
         """
         total = sum(ids.numel() for ids in groups)
         if total >= self.model.num_items:
-            table = self.model.encode_items(torch.arange(self.model.num_items, device=groups[0].device))
+            table = self.model.encode_inputs(self.model.item_inputs.whole() if inputs_ND is None else inputs_ND)
             return [F.embedding(ids, table) for ids in groups]
         flat = torch.cat([ids.flatten() for ids in groups])
         place = torch.arange(total, device=flat.device)
-        if flat.device.type == "cpu":
+        if self.dynamic_shapes and flat.device.type == "cpu":
             flat, place = flat.unique(return_inverse=True)
-        table = self.model.encode_items(flat)
+        table = self.model.encode_items(flat) if inputs_ND is None else self.model.encode_inputs(F.embedding(flat, inputs_ND))
         parts = place.split([ids.numel() for ids in groups])
         return [F.embedding(part.view(ids.shape), table) for part, ids in zip(parts, groups, strict=True)]
