@@ -13,7 +13,7 @@ from rich.console import Console
 from esans.config import Key, document, to_dict
 from esans.environment import check_pins, check_python
 from esans.errors import ConfigError, EsansError
-from esans.negatives.config import CONFIGS
+from esans.negatives.registry import CONFIGS
 from esans.settings import Settings, Source
 from esans.spark import unreadable_file
 
