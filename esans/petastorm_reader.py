@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -22,44 +22,71 @@ warnings.filterwarnings("ignore", category=FutureWarning, module="pyarrow")
 warnings.filterwarnings("ignore", category=DeprecationWarning, module="petastorm")
 
 
-def read_files(uris: Sequence[str], columns: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
+# Petastorm reads the footers of all its files before the first row: in parts, a long list starts as fast as a short one.
+_FILES_AT_ONCE = 64
+Columns = dict[str, np.ndarray]
+
+
+def read_files(uris: Sequence[str], columns: Sequence[str], skip_bad: bool = False) -> Generator[Columns | None, None, None]:
     """Columns of each file in turn.
 
     One worker, no shuffling, never `cur_shard`: only then does a list of URIs keep its order; parallelism comes from
-    several readers (PLATFORM). Every file holds one row group.
+    several readers (PLATFORM). Every file holds one row group and at least one row. Petastorm holds three row groups at most.
 
     Args:
-        uris: Parquet files with a scheme, in the order wanted.
-        columns: columns to read.
+        uris: Parquet files with a scheme, all of one scheme and host, in the order wanted.
+        columns: columns to read, without nulls.
+        skip_bad: go on after a file that can't be read.
 
     Yields:
-        One dict of arrays per file: (rows,) for scalars, (rows, length) for lists.
+        One dict of arrays per file, of the file's own types: (rows,) for scalars, (rows, length) for lists.
+        None for a file that can't be read, with `skip_bad`; a line tells which one.
 
     Raises:
-        BundleError: a file can't be read; the message names it.
+        BundleError: without `skip_bad`, a file can't be read, or lists of a column differ in length; the message names it.
     """
+    for first in range(0, len(uris), _FILES_AT_ONCE):
+        yield from _read_some(uris[first : first + _FILES_AT_ONCE], columns, skip_bad)
+
+
+def _read_some(uris: Sequence[str], columns: Sequence[str], skip_bad: bool) -> Iterator[Columns | None]:
+    done = 0
     if not uris:
         return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from petastorm import make_batch_reader
+    try:
+        with _arrow_reader(uris, columns) as tables:
+            for table in tables:
+                yield {name: _rectangular(table.column(name), name) for name in columns}
+                done += 1
+    except (OSError, ValueError) as error:
+        # One bad footer fails the whole list when it is opened; a bad page fails the file that is next in order.
+        rest = uris[done:]
+        bad = {uri for uri in rest if not _has_footer(uri)} or set(rest[:1])
+        if not bad:
+            raise
+        first = next(uri for uri in rest if uri in bad)
+        if not skip_bad:
+            raise BundleError(f"cannot read shard {first}, row group 0: {error}") from error
+        start = 0
+        for place, uri in enumerate(rest):
+            if uri in bad:
+                yield from _read_some(rest[start:place], columns, skip_bad)
+                yield None
+                start = place + 1
+        yield from _read_some(rest[start:], columns, skip_bad)
 
-        logging.getLogger("petastorm").setLevel(logging.ERROR)
-        read = 0
-        try:
-            with make_batch_reader(
-                list(uris),
-                schema_fields=[f"^{column}$" for column in columns],
-                reader_pool_type="thread",
-                workers_count=1,
-                shuffle_row_groups=False,
-                num_epochs=1,
-            ) as reader:
-                for batch in reader:
-                    yield {column: np.asarray(getattr(batch, column)) for column in columns}
-                    read += 1
-        except (OSError, ValueError) as error:
-            raise BundleError(f"cannot read shard {_broken(uris[read:]) or uris[read]}, row group 0: {error}") from error
+
+def _rectangular(column: pa.ChunkedArray, name: str) -> np.ndarray:
+    """(rows,) of a scalar column, (rows, length) of a list column; no copy where the column is one chunk."""
+    if not pa.types.is_list(column.type):
+        return column.to_numpy()
+    parts = []
+    for chunk in column.chunks:
+        flat, lengths = chunk.flatten().to_numpy(zero_copy_only=False), chunk.value_lengths().to_numpy(zero_copy_only=False)
+        if chunk.null_count or (lengths != lengths[0]).any():
+            raise ValueError(f"column {name!r} has nulls or lists of different lengths")
+        parts.append(flat.reshape(len(chunk), int(lengths[0])))
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 @contextmanager
@@ -72,7 +99,8 @@ def _arrow_reader(uris: Sequence[str], columns: Sequence[str]) -> Iterator[Itera
         from petastorm.workers_pool.thread_pool import ThreadPool
 
         logging.getLogger("petastorm").setLevel(logging.ERROR)
-        filesystem, paths = get_filesystem_and_path_or_paths(list(uris))
+        remote = None if uris[0].startswith("file:") else _remote()(fsspec.core.url_to_fs(uris[0])[0])
+        filesystem, paths = get_filesystem_and_path_or_paths(list(uris), filesystem=remote)
         fields = [f"^{column}$" for column in columns]
         with Reader(
             filesystem,
@@ -84,6 +112,22 @@ def _arrow_reader(uris: Sequence[str], columns: Sequence[str]) -> Iterator[Itera
             is_batched_reader=True,
         ) as reader:
             yield reader
+
+
+@cache
+def _remote() -> type[Any]:
+    """An fsspec file system as Petastorm's use of ParquetDataset needs it: given a bare one, pyarrow 14 makes its newer class instead."""
+    from pyarrow.filesystem import FileSystem
+
+    class Remote(FileSystem):
+        def __init__(self, filesystem: Any) -> None:
+            self.isdir, self.isfile, self.exists, self.ls = filesystem.isdir, filesystem.isfile, filesystem.exists, filesystem.ls
+            self._open = filesystem.open
+
+        def open(self, path: str, mode: str = "rb", **_: Any) -> Any:
+            return self._open(path, mode)
+
+    return Remote
 
 
 @cache
@@ -156,10 +200,13 @@ def _dense(column: pa.ChunkedArray, name: str, length: int) -> tuple[np.ndarray,
 
 def _broken(uris: Sequence[str]) -> str | None:
     """The first file whose footer can't be read: Petastorm reads ahead and does not say which one it was."""
-    for uri in uris:
-        try:
-            with fsspec.open(uri, "rb") as stream:
-                pq.read_metadata(stream)
-        except (OSError, ValueError):
-            return uri
-    return None
+    return next((uri for uri in uris if not _has_footer(uri)), None)
+
+
+def _has_footer(uri: str) -> bool:
+    try:
+        with fsspec.open(uri, "rb") as stream:
+            pq.read_metadata(stream)
+    except (OSError, ValueError):
+        return False
+    return True

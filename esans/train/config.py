@@ -39,7 +39,10 @@ class LoaderConfig:
     keep_in_memory: Annotated[bool, Runtime] = False
     """Keep what was read for the next epochs: about 1.3 kB an example with a history of 100."""
     prefetch_batches: Annotated[PositiveInt, Runtime] = 8
-    """Batches that the reader prepares ahead of the step."""
+    """Batches that the reader prepares ahead of the step, on the training device."""
+    on_bad_shard: Literal["error", "skip"] = "error"
+    """What a corrupt or vanished shard does: `error` ends the run, naming file and row group; `skip` names it, counts its rows and
+    lets examples of weight 0 stand for them, so that all processes keep the same number of steps."""
 
 
 @config

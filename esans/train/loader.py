@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from esans import columns as c
+from esans.errors import BundleError
 from esans.negatives.base import Batch
-from esans.petastorm_reader import read_files
+from esans.petastorm_reader import Columns, read_files
+from esans.progress import say
 from esans.table import Table
-from esans.train.plan import EpochPlan, Interval, Window, split, steps_per_epoch
+from esans.train.plan import EpochPlan, Interval, Window, remaining, split, steps_per_epoch
+from esans.train.prefetch import Collator, Ready, ahead
 
 _COLUMNS = (c.USER_IDX, c.HISTORY, c.TARGET, c.WEIGHT, c.KNOWN)
-Columns = dict[str, np.ndarray]
 
 
 class Loader:
-    """Yields the batches of one rank in one epoch; `wait_seconds` is how long the trainer waited for them."""
+    """Yields the batches of one rank in one epoch, and resumes after any of them on any world size.
+
+    A corrupt or vanished shard raises, or is skipped: then examples of weight 0 stand for its rows. The plan does not change, so
+    ranks need not agree on anything to keep equal steps, even where only one of them sees the fault.
+
+    Attributes:
+        wait_seconds: how long the trainer has waited for batches.
+        skipped_rows: rows of this rank's part that were skipped, over all epochs; the sum over ranks is what the run missed.
+        kept: files that were read, by URI, with `keep`.
+    """
 
     def __init__(
         self,
@@ -37,132 +48,169 @@ class Loader:
         keep: bool = False,
         rows_per_epoch: int | None = None,
         num_items: int | None = None,
+        on_bad_shard: Literal["error", "skip"] = "error",
     ) -> None:
         self.table, self.rank_batch, self.device = table, rank_batch, device
         self.rank, self.world_size = rank, world_size
         self.window_files, self.prefetch, self.seed = window_files, prefetch, seed
-        self.wait_seconds = 0.0
+        self.wait_seconds, self.skipped_rows = 0.0, 0
         self.extra = tuple(extra)
         self.columns = (*_COLUMNS, *self.extra)
         self.rows_per_epoch, self.num_items = rows_per_epoch, num_items
+        self.skip_bad = on_bad_shard == "skip"
         self.kept: dict[str, Columns] | None = {} if keep else None
+        self._told: set[str] = set()
+        self._epoch = self._yielded = 0
+        self._resumed: tuple[int, list[Interval]] | None = None
 
     def plan(self, epoch: int) -> EpochPlan:
         """The stream of an epoch, the same on every rank."""
         return EpochPlan([file.rows for file in self.table.files], self.window_files, self.seed, epoch)
 
     def steps(self, epoch: int) -> int:
-        """Steps of the epoch, the same on every rank."""
-        return steps_per_epoch(self._intervals(self.plan(epoch)), self.rank_batch, self.world_size)
+        """Steps that `epoch(epoch)` takes, the same on every rank: of a resumed epoch those that were left."""
+        return steps_per_epoch(self._intervals(epoch), self.rank_batch, self.world_size)
 
-    def _intervals(self, plan: EpochPlan) -> list[Interval]:
+    def state_dict(self) -> dict[str, Any]:
+        """Where the epoch begun last stands, as plain values; the same on every rank that has yielded as many batches.
+
+        Batches count once they are yielded, not when they are read ahead: taken after a step, the state leaves out that step's rows.
+
+        Returns:
+            `epoch`; `left`: [start, stop) stretches of the epoch's stream of rows that no rank has yielded, over all ranks, in order;
+            `stream`: what the stream is made from (`seed`, `window_files`, `files`, `rows`), so that another one is refused.
+        """
+        left = remaining(self._intervals(self._epoch), self._yielded, self.rank_batch, self.world_size)
+        return {"epoch": self._epoch, "left": [list(interval) for interval in left], "stream": self._stream()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let `epoch(state["epoch"])` yield just what was left then, shared by this world size; other epochs are whole.
+
+        Raises:
+            BundleError: the state is of another stream: other examples, seed or window.
+        """
+        saved = state["stream"]
+        differing = [f"{name} {saved.get(name)} -> {value}" for name, value in self._stream().items() if saved.get(name) != value]
+        if differing:
+            raise BundleError(f"{self.table.uri}: the saved position is of another stream of examples ({', '.join(differing)})")
+        self._epoch, self._yielded = int(state["epoch"]), 0
+        self._resumed = (self._epoch, [(int(start), int(stop)) for start, stop in state["left"]])
+
+    def _stream(self) -> dict[str, int]:
+        return {"seed": self.seed, "window_files": self.window_files, "files": len(self.table.files), "rows": self.table.rows}
+
+    def _intervals(self, epoch: int) -> list[Interval]:
+        if self._resumed is not None and self._resumed[0] == epoch:
+            return self._resumed[1]
         # The stream is in random order, so its beginning is a sample.
-        return plan.whole() if self.rows_per_epoch is None else [(0, min(plan.rows, self.rows_per_epoch))]
+        return [(0, self.table.rows if self.rows_per_epoch is None else min(self.table.rows, self.rows_per_epoch))]
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Batches of an epoch."""
-        plan = self.plan(epoch)
-        part = split(self._intervals(plan), self.rank, self.world_size)
-        steps = self.steps(epoch)
-        ready: queue.Queue[Columns | BaseException | None] = queue.Queue(self.prefetch)
-        stop = threading.Event()
-        thread = threading.Thread(target=self._produce, args=(plan, part, steps, ready, stop), daemon=True)
-        thread.start()
+        """Batches of an epoch, or of what is left of it after `load_state_dict`."""
+        self._epoch, self._yielded = epoch, 0
+        collator = Collator(self.rank_batch, self.device, self._batch)
+        batches = ahead(lambda: self._batches(epoch, collator), self.prefetch)
         try:
             while True:
                 started = time.perf_counter()
-                item = ready.get()
+                item = next(batches, None)
                 self.wait_seconds += time.perf_counter() - started
                 if item is None:
                     return
-                if isinstance(item, BaseException):
-                    raise item
-                yield self._to_device(item)
+                self._yielded += 1
+                yield collator.receive(item)
         finally:
-            stop.set()
+            batches.close()
 
-    def _produce(
-        self,
-        plan: EpochPlan,
-        part: Sequence[Interval],
-        steps: int,
-        ready: queue.Queue[Columns | BaseException | None],
-        stop: threading.Event,
-    ) -> None:
-        def put(item: Columns | BaseException | None) -> None:
-            while not stop.is_set():
-                try:
-                    ready.put(item, timeout=0.2)
-                    return
-                except queue.Full:
-                    continue
-
-        try:
-            for batch in self._batches(plan, part, steps):
-                put(batch)
-                if stop.is_set():
-                    return
-            put(None)
-        except BaseException as error:
-            put(error)
-
-    def _batches(self, plan: EpochPlan, part: Sequence[Interval], steps: int) -> Iterator[Columns]:
-        left: Columns | None = None
+    def _batches(self, epoch: int, collator: Collator) -> Iterator[Ready]:
+        plan, intervals = self.plan(epoch), self._intervals(epoch)
+        part, steps = split(intervals, self.rank, self.world_size), self.steps(epoch)
         made = 0
-        last: Columns | None = None
-        for rows in self._rows(plan, part):
-            left = rows if left is None else {name: np.concatenate([left[name], rows[name]]) for name in self.columns}
-            while len(left[c.TARGET]) >= self.rank_batch:
-                last = {name: values[: self.rank_batch] for name, values in left.items()}
-                left = {name: values[self.rank_batch :] for name, values in left.items()}
+        for columns, rows in self._rows(plan, part):
+            for batch in collator.add(columns, rows):
                 made += 1
-                yield last
+                yield batch
+        if steps and not part:
+            # This rank has no example of its own: another's, of weight 0, fills its steps.
+            first = intervals[0][0]
+            columns, rows = next(self._rows(plan, [(first, first + 1)]))
+            collator.pad_with(columns, rows)
         # Every rank takes `steps` steps: what is short is filled with examples that weigh nothing.
-        while made < steps:
-            last = _padded(left, last, self.rank_batch)
-            left = None
-            made += 1
-            yield last
+        for _ in range(steps - made):
+            yield collator.padded()
 
-    def _rows(self, plan: EpochPlan, part: Sequence[Interval]) -> Iterator[Columns]:
-        """The rows of `part`, window by window, in stream order."""
+    def _rows(self, plan: EpochPlan, part: Sequence[Interval]) -> Iterator[tuple[Columns, np.ndarray]]:
+        """For each window that `part` meets: its columns, and which of their rows come, in stream order."""
         wanted = [(window, stretches) for window in plan.windows if (stretches := _overlap(window, part))]
-        files = self._files([self.table.file_uris[place] for window, _ in wanted for place in window.files])
+        files = self._files([place for window, _ in wanted for place in self._filled(window)])
         for window, stretches in wanted:
-            read = [next(files) for _ in window.files]
-            columns = {name: np.concatenate([file[name] for file in read]) for name in self.columns}
+            read = [next(files) for _ in self._filled(window)]
             order = window.permutation()
             chosen = np.concatenate([order[start - window.start : stop - window.start] for start, stop in stretches])
-            yield {name: values[chosen] for name, values in columns.items()}
+            yield self._together(window, read, chosen), chosen
 
-    def _files(self, uris: Sequence[str]) -> Iterator[Columns]:
-        """Files in the order of `uris`; those of an earlier epoch come from memory where they are kept."""
-        if self.kept is None:
-            yield from read_files(uris, self.columns)
-            return
-        missing = [uri for uri in uris if uri not in self.kept]
-        read = read_files(missing, self.columns) if missing else iter(())
-        for uri in uris:
-            if uri not in self.kept:
-                self.kept[uri] = next(read)
-            yield self.kept[uri]
+    def _filled(self, window: Window) -> list[int]:
+        # An empty file has no row group to wait for.
+        return [place for place in window.files if self.table.files[place].rows]
 
-    def _to_device(self, columns: Columns) -> Batch:
-        def tensor(name: str, dtype: torch.dtype) -> torch.Tensor:
-            host = torch.from_numpy(np.ascontiguousarray(columns[name]))
-            if self.device.type == "cuda":
-                host = host.pin_memory()
-            return host.to(self.device, dtype, non_blocking=True)
+    def _together(self, window: Window, read: Sequence[Columns | None], chosen: np.ndarray) -> Columns:
+        """The columns of a window's files; rows of weight 0 stand for the files that could not be read."""
+        sizes = [self.table.files[place].rows for place in self._filled(window)]
+        stops = np.cumsum(sizes)
+        good = [columns for columns in read if columns is not None]
+        parts: list[Columns] = []
+        for columns, size, stop in zip(read, sizes, stops, strict=True):
+            if columns is None:
+                self.skipped_rows += int(((chosen >= stop - size) & (chosen < stop)).sum())
+                columns = _weightless(good[0] if good else self._readable(), size)
+            parts.append(columns)
+        return {name: np.concatenate([part[name] for part in parts]) for name in self.columns}
 
-        ids = torch.int64
+    def _readable(self) -> Columns:
+        """The columns of any file that can be read."""
+        for file, uri in zip(self.table.files, self.table.file_uris, strict=True):
+            found = next(read_files([uri], self.columns, skip_bad=True)) if file.rows else None
+            if found is not None:
+                return found
+        raise BundleError(f"{self.table.uri}: none of {len(self.table.files)} shards can be read")
+
+    def _files(self, places: Sequence[int]) -> Iterator[Columns | None]:
+        """Files in order; those of an earlier epoch come from memory where they are kept."""
+        uris = self.table.file_uris
+        known = self.kept if self.kept is not None else {}
+        read = read_files([uris[place] for place in places if uris[place] not in known], self.columns, self.skip_bad)
+        # Closed at once on an error too, whose traceback would keep it and its threads alive.
+        with closing(read):
+            for place in places:
+                uri = uris[place]
+                columns = known[uri] if uri in known else self._checked(next(read), uri, self.table.files[place].rows)
+                if self.kept is not None and columns is not None:
+                    self.kept[uri] = columns
+                yield columns
+
+    def _checked(self, columns: Columns | None, uri: str, rows: int) -> Columns | None:
+        """The columns, or None for a file to skip, which is told once."""
+        found = 0 if columns is None else len(columns[c.TARGET])
+        if columns is not None and found == rows:
+            return columns
+        why = "it cannot be read" if columns is None else f"it has {found:,} rows where its bundle says {rows:,}"
+        if not self.skip_bad:
+            raise BundleError(f"cannot read shard {uri}, row group 0: {why}")
+        if uri not in self._told:
+            self._told.add(uri)
+            say(f"  rank {self.rank}: skipped shard {uri}, row group 0: {why}; {rows:,} rows")
+        return None
+
+    def _batch(self, tensors: Mapping[str, torch.Tensor]) -> Batch:
+        ids = {name: tensor.to(torch.int64) for name, tensor in tensors.items() if name != c.WEIGHT}
         return Batch(
-            user_idx=tensor(c.USER_IDX, ids),
-            history=tensor(c.HISTORY, ids),
-            target=tensor(c.TARGET, ids),
-            weight=tensor(c.WEIGHT, torch.float32),
-            known=tensor(c.KNOWN, ids),
+            user_idx=ids[c.USER_IDX],
+            history=ids[c.HISTORY],
+            target=ids[c.TARGET],
+            weight=tensors[c.WEIGHT].to(torch.float32),
+            known=ids[c.KNOWN],
             num_items=self.num_items,
-            extra={name: tensor(name, ids) for name in self.extra},
+            extra={name: ids[name] for name in self.extra},
         )
 
 
@@ -172,14 +220,7 @@ def _overlap(window: Window, part: Sequence[Interval]) -> list[Interval]:
     return [(low, high) for low, high in cut if low < high]
 
 
-def _padded(rows: Columns | None, template: Columns | None, size: int) -> Columns:
-    if rows is None or not len(rows[c.TARGET]):
-        if template is None:
-            raise ValueError("a rank has no example to pad with: there are fewer examples than processes")
-        rows = {name: values[:0] for name, values in template.items()}
-    source = rows if len(rows[c.TARGET]) else template
-    assert source is not None
-    missing = size - len(rows[c.TARGET])
-    filler = {name: np.resize(values[:1], (missing, *values.shape[1:])) for name, values in source.items()}
-    filler[c.WEIGHT] = np.zeros(missing, source[c.WEIGHT].dtype)
-    return {name: np.concatenate([rows[name], filler[name]]) for name in rows}
+def _weightless(template: Columns, size: int) -> Columns:
+    """`size` repeats of an example, of weight 0: legal ids, no memory."""
+    repeated = {name: np.broadcast_to(values[:1], (size, *values.shape[1:])) for name, values in template.items()}
+    return repeated | {c.WEIGHT: np.zeros(size, template[c.WEIGHT].dtype)}

@@ -57,12 +57,26 @@ def split(intervals: Sequence[Interval], rank: int, world_size: int) -> list[Int
 
 
 def remaining(intervals: Sequence[Interval], steps: int, rank_batch: int, world_size: int) -> list[Interval]:
-    """What is left after every rank has yielded `steps` batches of `rank_batch` rows: splits again over any world size."""
+    """What is left after every rank has yielded `steps` batches of `rank_batch` rows: splits again over any world size.
+
+    Over the same world size it gives every rank the rest of its own part, so that a resumed run sees the same batches.
+    Touching intervals are joined, so that the list stays short: at most one interval a rank and interruption.
+    """
     left: list[Interval] = []
     for rank in range(world_size):
         part = split(intervals, rank, world_size)
         left += _cut(part, steps * rank_batch, sum(stop - start for start, stop in part))
-    return left
+    return _joined(left)
+
+
+def _joined(intervals: Sequence[Interval]) -> list[Interval]:
+    joined: list[Interval] = []
+    for start, stop in intervals:
+        if joined and joined[-1][1] == start:
+            joined[-1] = (joined[-1][0], stop)
+        else:
+            joined.append((start, stop))
+    return joined
 
 
 def steps_per_epoch(intervals: Sequence[Interval], rank_batch: int, world_size: int) -> int:

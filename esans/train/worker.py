@@ -115,6 +115,7 @@ def build_trainer(
         keep=config.loader.keep_in_memory,
         rows_per_epoch=config.examples_per_epoch,
         num_items=inputs["shards"].facts["num_items"],
+        on_bad_shard=config.loader.on_bad_shard,
     )
     users = ValidationUsers.load(inputs["prepare"], config.validation_users, rank, world_size)
     return Trainer(config, module, loader, users, device, seed, scratch_uri, log)

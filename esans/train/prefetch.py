@@ -1,0 +1,123 @@
+"""What stands between rows in memory and a batch on the device: a thread that works ahead, pinned buffers and a copying stream."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from esans import columns as c
+from esans.negatives.base import Batch
+from esans.petastorm_reader import Columns
+
+T = TypeVar("T")
+Ready = tuple[Batch, torch.cuda.Event | None]
+_END = object()
+
+
+def ahead(make: Callable[[], Iterator[T]], depth: int) -> Generator[T, None, None]:
+    """Items of an iterator that a thread runs, at most `depth` of them ahead; closing it ends the thread, an error comes out here."""
+    ready: queue.Queue[Any] = queue.Queue(depth)
+    stop = threading.Event()
+    failed: list[BaseException] = []
+
+    def put(item: Any) -> None:
+        while not stop.is_set():
+            try:
+                ready.put(item, timeout=0.2)
+                return
+            except queue.Full:
+                continue
+
+    def produce() -> None:
+        try:
+            for item in make():
+                put(item)
+                if stop.is_set():
+                    return
+        except BaseException as error:
+            failed.append(error)
+        put(_END)
+
+    threading.Thread(target=produce, daemon=True, name="loader").start()
+    try:
+        while (item := ready.get()) is not _END:
+            yield item
+        if failed:
+            raise failed[0]
+    finally:
+        stop.set()
+
+
+class Collator:
+    """Puts runs of rows together to batches of `size` rows on the device: one gather a column and run, straight into (pinned) tensors.
+
+    On CUDA, batches are copied and widened to int64 on a stream of their own, beside the step; `receive` makes the step's stream
+    wait for that, not the host. Columns cross the bus in the types of the shards.
+    """
+
+    def __init__(self, size: int, device: torch.device, build: Callable[[Mapping[str, torch.Tensor]], Batch]) -> None:
+        self.size, self.build, self.device = size, build, device
+        self.pinned = device.type == "cuda"
+        self.stream = torch.cuda.Stream(device) if self.pinned else None
+        self._buffers: dict[str, torch.Tensor] = {}
+        self._filled = 0
+        self._spare: Columns = {}
+
+    def add(self, columns: Columns, rows: np.ndarray) -> Iterator[Ready]:
+        """The batches that become full by adding `rows` of `columns`."""
+        self.pad_with(columns, rows)
+        start = 0
+        while start < len(rows):
+            run = rows[start : start + self.size - self._filled]
+            self._fill(columns, run)
+            start += len(run)
+            if self._filled == self.size:
+                yield self._send()
+
+    def pad_with(self, columns: Columns, rows: np.ndarray) -> None:
+        """Take the first row as what short batches are filled with."""
+        self._spare = {name: values[rows[:1]] for name, values in columns.items()}
+
+    def padded(self) -> Ready:
+        """A batch of what is left, filled with examples of weight 0."""
+        live = self._filled
+        self._fill(self._spare, np.zeros(self.size - live, np.int64))
+        self._buffers[c.WEIGHT][live:] = 0
+        return self._send()
+
+    def receive(self, ready: Ready) -> Batch:
+        """The batch, safe to use on the current stream."""
+        batch, event = ready
+        if event is not None:
+            current = torch.cuda.current_stream(self.device)
+            current.wait_event(event)
+            for tensor in (batch.user_idx, batch.history, batch.target, batch.weight, batch.known, *batch.extra.values()):
+                # Made on the copying stream: its memory must not be given away before the step is done with it.
+                tensor.record_stream(current)
+        return batch
+
+    def _fill(self, columns: Columns, rows: np.ndarray) -> None:
+        if not self._filled:
+            self._buffers = {name: self._empty(values) for name, values in columns.items()}
+        stop = self._filled + len(rows)
+        for name, values in columns.items():
+            # Any mode but "raise" writes straight to `out`.
+            np.take(values, rows, axis=0, out=self._buffers[name][self._filled : stop].numpy(), mode="clip")
+        self._filled = stop
+
+    def _empty(self, values: np.ndarray) -> torch.Tensor:
+        dtype = torch.from_numpy(np.empty(0, values.dtype)).dtype
+        return torch.empty((self.size, *values.shape[1:]), dtype=dtype, pin_memory=self.pinned)
+
+    def _send(self) -> Ready:
+        buffers, self._buffers, self._filled = self._buffers, {}, 0
+        if self.stream is None:
+            return self.build(buffers), None
+        with torch.cuda.stream(self.stream):
+            batch = self.build({name: tensor.to(self.device, non_blocking=True) for name, tensor in buffers.items()})
+            return batch, self.stream.record_event()
