@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.transforms import Bbox, BboxBase
 
 from benchmarks.growth_plot import growth_figure
 from benchmarks.methods.collect import DATASETS, ENCODINGS, HEADLINE, METRICS, OURS, REFERENCES, WALL, Results
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _OURS, _REFERENCE, _SAMPLER = "tab:red", "tab:gray", "tab:blue"
+_BANDS = (*OURS, "uniform", "in_batch", "mixed")
+"""Whose spread over seeds is drawn: nineteen bands would hide each other."""
 _SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1), (1, -1), (-1, 1))
 _LABEL_STEPS = [(x * radius, y * radius) for radius in (7, 15, 24, 34, 46) for x, y in _SIDES]
 """Where a label may stand beside its point, in points of type."""
@@ -97,36 +100,32 @@ def trade(results: Results) -> Figure | None:
 
 def _label(axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
     """Put each name beside its point, at the first of a few places where it covers no other name and no other point."""
-    renderer = axes.figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    figure = axes.figure
+    renderer, pixels = figure.canvas.get_renderer(), figure.dpi / 72  # type: ignore[attr-defined]
     dots = axes.transData.transform([point[1:] for point in points])
-    taken: list[Any] = []
-    for name, x, y in points:
-        best: tuple[int, Any] | None = None
-        for dx, dy in _LABEL_STEPS:
-            text = axes.annotate(
-                name,
-                (x, y),
-                xytext=(dx, dy),
-                textcoords="offset points",
-                fontsize=8,
-                ha="left" if dx > 0 else "right" if dx < 0 else "center",
-                va="center",
-                arrowprops={"arrowstyle": "-", "color": "gray", "linewidth": 0.5} if abs(dx) + abs(dy) > 14 else None,
-                zorder=4,
-            )
-            box = text.get_window_extent(renderer).padded(1)
-            outside = not (axes.bbox.contains(box.x0, box.y0) and axes.bbox.contains(box.x1, box.y1))
-            clashes = sum(box.overlaps(other) for other in taken) + sum(box.contains(*dot) for dot in dots) + 2 * outside
-            if best is None or clashes < best[0]:
-                if best is not None:
-                    best[1].remove()
-                best = (clashes, text)
-            else:
-                text.remove()
-            if clashes == 0:
-                break
-        if best is not None:
-            taken.append(best[1].get_window_extent(renderer).padded(1))
+    taken: list[Bbox] = []
+    for (name, x, y), dot in zip(points, dots, strict=True):
+        # Measured once: the places differ by a shift alone.
+        text = axes.annotate(name, (x, y), xytext=(0, 0), textcoords="offset points", fontsize=8, ha="left", va="bottom", zorder=4)
+        size = text.get_window_extent(renderer)
+        boxes = []
+        for step in _LABEL_STEPS:
+            left, bottom = (dot[axis] + step[axis] * pixels + (np.sign(step[axis]) - 1) / 2 * size.size[axis] for axis in (0, 1))
+            boxes.append(Bbox.from_bounds(left, bottom, size.width, size.height).padded(1))
+        clashes = [_clashes(box, taken, dots, axes.bbox) for box in boxes]
+        chosen = int(np.argmin(clashes))
+        text.set_position(tuple((boxes[chosen].p0 + 1 - dot) / pixels))
+        taken.append(boxes[chosen])
+        near = np.clip(dot, boxes[chosen].p0, boxes[chosen].p1)
+        if np.hypot(*(near - dot)) > 12 * pixels:
+            ends = axes.transData.inverted().transform([dot, near])
+            axes.plot(*ends.T, color="gray", linewidth=0.5, zorder=2, scalex=False, scaley=False)
+
+
+def _clashes(box: Bbox, taken: Sequence[Bbox], dots: np.ndarray, frame: BboxBase) -> int:
+    """Names and points that a box would cover; what leaves the frame counts twice."""
+    inside = frame.contains(*box.p0) and frame.contains(*box.p1)
+    return sum(box.overlaps(other) for other in taken) + sum(box.contains(*dot) for dot in dots) + 2 * (not inside)
 
 
 Curves = dict[str, dict[str, list[tuple[float, float]]]]
@@ -134,18 +133,22 @@ Curves = dict[str, dict[str, list[tuple[float, float]]]]
 
 
 def curves(found: tuple[Curves, str], xlabel: str, scale: str) -> Figure | None:
-    """A panel a data set, a line a method: mean over runs of the same x, with their standard deviation as a band."""
+    """A panel a data set, a line a method: mean over runs of the same x, with their standard deviation as a band for `_BANDS`."""
     by_dataset, split = found
     if not by_dataset:
         return None
-    figure, panels = _panels(len(by_dataset), 7.5, 4.8)
-    for axes, (dataset, methods) in zip(panels, by_dataset.items(), strict=True):
-        for number, (method, points) in enumerate(sorted(methods.items())):
-            _band(axes, method, points, number)
+    figure, panels = _panels(len(by_dataset), 7.5, 5.2)
+    # One style a method in every panel.
+    names = sorted({name for methods in by_dataset.values() for name in methods})
+    order = sorted(by_dataset, key=DATASETS.index)
+    for axes, dataset in zip(panels, order, strict=True):
+        methods = by_dataset[dataset]
+        for method, points in sorted(methods.items()):
+            _band(axes, method, points, names.index(method))
         axes.set_xscale(scale, **({"linthresh": 1} if scale == "symlog" else {}))
         axes.grid(alpha=0.3)
         axes.set(title=f"{dataset}: Recall@50 against {xlabel}", xlabel=xlabel, ylabel=f"Recall@50, {split}")
-        axes.legend(fontsize=8, ncols=2)
+        axes.legend(fontsize=7, ncols=3)
     return figure
 
 
@@ -157,8 +160,10 @@ def _band(axes: Axes, method: str, points: Sequence[tuple[float, float]], number
     mean = np.array([np.mean(grouped[x]) for x in xs])
     sd = np.array([np.std(grouped[x], ddof=1) if len(grouped[x]) > 1 else 0.0 for x in xs])
     style = ("-", "--", ":")[number // 10 % 3]
-    (line,) = axes.plot(xs, mean, style, marker="o", markersize=4, linewidth=2.4 if method in OURS else 1.3, label=method)
-    axes.fill_between(xs, mean - sd, mean + sd, color=line.get_color(), alpha=0.15, linewidth=0)
+    width = 2.4 if method in OURS else 1.3
+    (line,) = axes.plot(xs, mean, style, color=f"C{number % 10}", marker="o", markersize=4, linewidth=width, label=method)
+    if method in _BANDS:
+        axes.fill_between(xs, mean - sd, mean + sd, color=line.get_color(), alpha=0.15, linewidth=0)
 
 
 def _by_encodings(results: Results) -> tuple[Curves, str]:

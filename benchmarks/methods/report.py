@@ -13,7 +13,20 @@ import numpy as np
 
 from benchmarks import figures as published
 from benchmarks.growth_report import SUMMARY, growth_table
-from benchmarks.methods.collect import BESIDE, DATASETS, ENCODINGS, HEADLINE, METRICS, OURS, REFERENCES, WALL, Cell, Line, Results
+from benchmarks.methods.collect import (
+    BESIDE,
+    DATASETS,
+    ENCODINGS,
+    HEADLINE,
+    METRICS,
+    NO_CATEGORY,
+    OURS,
+    REFERENCES,
+    WALL,
+    Cell,
+    Line,
+    Results,
+)
 from benchmarks.methods.plots import draw_all
 from benchmarks.methods.statistics import Estimate
 from benchmarks.methods.store import Row, Store
@@ -108,7 +121,11 @@ def _comparison(results: Results, comparison: str, title: str, pictures: dict[st
     named = ", ".join(f"`{name or NOT_RUN}` in {metric}" for metric, name in best.items())
     lines = [f"## {title}", ""]
     if comparison == WALL:
-        lines += ["Test metrics of the best epoch within the same number of training seconds, by seconds per step measured alone.", ""]
+        lines += [
+            "Test metrics of the best epoch that a method reaches in the seconds in which `uniform` trains half of its epochs. Epochs",
+            "are whole: a method that is a little slower loses up to one. References train in seconds and stand in both comparisons.",
+            "",
+        ]
     lines += [
         f"Ratios to `uniform`, averaged over {', '.join(results.pooled) or 'no data set yet'}. Best other method: {named}: of highest mean",
         f"ratio to `uniform`, among all but {', '.join(f'`{name}`' for name in (*OURS, 'esans_only', 'full_softmax'))}, and tested on",
@@ -122,6 +139,9 @@ def _comparison(results: Results, comparison: str, title: str, pictures: dict[st
     for dataset in DATASETS:
         beside = " (beside the average: the same shop, baskets to complete)" if dataset in BESIDE else ""
         lines += [f"### {title}: {dataset}{beside}", ""]
+        if not any(where == dataset for _, where in results.cells[comparison]):
+            lines += [f"{NOT_RUN.capitalize()}.", ""]
+            continue
         by_method = {line.method: line for line in results.lines(comparison, [dataset])}
         rows = [_dataset_row(results, by_method[method], comparison, dataset) for method in results.methods]
         lines += [*markdown(_DATASET_HEAD, rows), ""]
@@ -151,13 +171,18 @@ def _pooled_row(results: Results, line: Line, comparison: str) -> list[str]:
         cells.append(_p(results, line, metric, comparison, results.pooled))
         if metric == METRICS[0]:
             cells.append(p_words(line.holm[metric]) if metric in line.holm else "")
+    lacking = [dataset for dataset in results.pooled if (line.method, dataset) not in results.cells[comparison]]
+    # A method that was tested somewhere says where it was not; its other cells say only that there is no mean.
+    if 0 < len(lacking) < len(results.pooled):
+        none_there = [name for name in lacking if line.method == "category" and name in NO_CATEGORY]
+        cells[0] = f"no category: {', '.join(none_there)}" if none_there == lacking else f"{NOT_RUN}: {', '.join(lacking)}"
     return [f"`{line.method}`", *cells]
 
 
 def _dataset_row(results: Results, line: Line, comparison: str, dataset: str) -> list[str]:
     cell = results.cells[comparison].get((line.method, dataset))
     if cell is None:
-        why = "no category" if line.method == "category" else NOT_RUN
+        why = "no category" if line.method == "category" and dataset in NO_CATEGORY else NOT_RUN
         return [f"`{line.method}`", "0", "", why, why, "", "", ""]
     against = [_against(line.to_uniform.get(metric), line.method == "uniform", tested=True) for metric in METRICS]
     means = [_mean(cell, metric) for metric in METRICS]
@@ -228,6 +253,12 @@ def _studies(pictures: dict[str, str], growth: Sequence[Row]) -> list[str]:
     lines = []
     for name, title in titles.items():
         lines += [f"## {title}", "", f"![{title}]({pictures[name]})" if name in pictures else f"{NOT_RUN.capitalize()}.", ""]
+        if name == "steps" and name in pictures:
+            lines += [
+                "Bands are one standard deviation over seeds, for a few methods. A seed that has stopped early is in no later point, so",
+                "the ends of the curves hold the seeds that still rose.",
+                "",
+            ]
     if growth:
         lines += [
             "`python -m benchmarks.catalogue_growth`, whose docstring says how the catalogues are made:",

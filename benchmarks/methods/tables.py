@@ -24,26 +24,27 @@ def ablation_table(results: Results) -> list[str]:
     if not order:
         return [*lines, f"{NOT_RUN.capitalize()}.", ""]
     datasets = [dataset for dataset in DATASETS if any(where == dataset for *_, where in found)] or list(DATASETS)
-    table = []
-    missing = 0
+    table, absent = [], []
     for method, variant in order:
         for dataset in datasets:
             runs = found.get((method, variant, dataset), [])
             full = results.phase("seed", method=method, dataset=dataset, variant="")
-            if not runs or not full:
-                missing += 1
-                table.append([f"`{method}`: {variant}", dataset, "0", NOT_RUN, NOT_RUN, ""])
-                continue
-            table.append([f"`{method}`: {variant}", dataset, str(len(runs)), *_change(runs, full)])
+            if runs and full:
+                table.append([f"`{method}`: {variant}", dataset, str(len(runs)), *_change(runs, full)])
+        lacking = [dataset for dataset in datasets if (method, variant, dataset) not in found]
+        if lacking:
+            absent.append(f"- `{method}`: {variant}{'' if lacking == datasets else ' on ' + ', '.join(lacking)}")
+    if not table:
+        return [*lines, f"{NOT_RUN.capitalize()}: {len(order)} variants.", ""]
     head = ["variant", "data set", "seeds", "Recall@50, change", "Recall@200, change", "split"]
     return [
         *lines,
         "Change of the mean recall against the full method of the same data set, in points of recall (0.01 = one user in a hundred); ±",
         "is the standard error that the full method's seed noise gives such a difference; bold where the change is more than twice it.",
-        f"{missing} cells were {NOT_RUN}." if missing else "All cells were run.",
         "",
         *markdown(head, table),
         "",
+        *([f"{NOT_RUN.capitalize()}, or not to be run for lack of the modality or of categories:", "", *absent, ""] if absent else []),
     ]
 
 
@@ -76,14 +77,15 @@ def cost_table(results: Results) -> list[str]:
     for method in results.methods:
         if method in REFERENCES:
             continue
-        rows = results.phase("cost", method=method) or results.phase("seed", method=method, variant="")
+        rows = results.phase("seed", method=method, variant="")
         cells = [f"{_mean(rows, 'encodings_per_example'):.0f}", _relative(results, method), _seconds(rows)] if rows else [NOT_RUN, "", ""]
         table.append([f"`{method}`", *cells])
     return [
         "## Cost",
         "",
-        "Encodings are item vectors per example beyond the positive, as tuned (an in-batch negative costs none); seconds per step are",
-        "measured on their own with nothing else running and are relative to `uniform` on the same data set, then averaged.",
+        "Encodings are item vectors per example beyond the positive, as tuned (an in-batch negative costs none). Seconds per step are",
+        "processor seconds of one thread, measured in turns with steps of `uniform` at its defaults, as a ratio to those, averaged over",
+        "data sets.",
         "",
         *markdown(["method", "encodings per example", "seconds per step, uniform = 1", "seconds of training, mean"], table),
         "",
@@ -93,13 +95,14 @@ def cost_table(results: Results) -> list[str]:
 def _relative(results: Results, method: str) -> str:
     ratios = []
     for dataset in DATASETS:
-        own, base = (
-            _mean(
-                results.phase("cost", method=name, dataset=dataset) or results.phase("seed", method=name, dataset=dataset, variant=""),
-                "seconds_per_step",
+        paired = results.phase("cost", method=method, dataset=dataset)
+        if paired and paired[0].get("uniform_seconds_per_step") is not None:
+            # Both were measured in turns, so that other work on the machine slowed them alike.
+            own, base = (_mean(paired, name) for name in ("seconds_per_step", "uniform_seconds_per_step"))
+        else:
+            own, base = (
+                _mean(results.phase("seed", method=name, dataset=dataset, variant=""), "seconds_per_step") for name in (method, "uniform")
             )
-            for name in (method, "uniform")
-        )
         if np.isfinite(own) and base > 0:
             ratios.append(own / base)
     return f"{np.mean(ratios):.2f}" if ratios else NOT_RUN
