@@ -97,9 +97,7 @@ class Store:
             return None
         try:
             with np.load(path) as file:
-                # Runs of before the steps hold the users themselves.
-                users = file["user_idx"] if "user_idx" in file else file["user_step"].cumsum(dtype=np.int64)
-                return Ranks(users, file["recall50"], file["recall200"])
+                return Ranks(file["user_step"].cumsum(dtype=np.int64), file["recall50"], file["recall200"])
         except (BadZipFile, KeyError, ValueError, EOFError) as error:
             raise ValueError(f"{path} cannot be read as per-user recalls ({error}); delete it and run '{key}' again") from error
 
