@@ -71,6 +71,8 @@ class TrainConfig:
     """Users of the validation split that are ranked after each epoch: the first so many in hash order."""
     log_every: Annotated[PositiveInt, Runtime] = 50
     """Steps between two looks at loss and speed; only then does the host wait for the device."""
+    max_skipped: PositiveInt = 10
+    """Updates in a row, skipped for a loss or gradient that is not finite, that end the training at the next look."""
     model: ModelConfig = section(ModelConfig)
     """The two towers."""
     optimizer: OptimizerConfig = section(OptimizerConfig)

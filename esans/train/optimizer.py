@@ -1,9 +1,10 @@
-"""AdamW over towers and tables, or SparseAdam over the tables beside it, and the warm-up of the step size."""
+"""Fused AdamW over towers and tables, or SparseAdam over the tables beside it, and the warm-up of the step size."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer, SparseAdam
 from torch.optim.lr_scheduler import LambdaLR
@@ -22,6 +23,11 @@ class SplitOptimizer(Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Step every part. There is no closure: it would have to run once for each part."""
         for part in self.parts:
+            found = getattr(self, "found_inf", None)
+            part.found_inf = found  # type: ignore[attr-defined]
+            # SparseAdam knows no found_inf. It waits for the device anyway, to sum the gradients of repeated rows.
+            if isinstance(part, SparseAdam) and found is not None and found.item():
+                continue
             part.step()
 
     def state_dict(self) -> dict[str, Any]:
@@ -56,20 +62,34 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> AdamW | Split
     ]
     if not sparse:
         groups.insert(0, table_group)
-    dense = AdamW([group for group in groups if group["params"]], weight_decay=config.weight_decay)
+    # Fused: one kernel, a step count that stays on the device, and an update that found_inf skips there.
+    dense = AdamW([group for group in groups if group["params"]], weight_decay=config.weight_decay, fused=True)
     for part in parts:
         part.sparse = sparse
     return SplitOptimizer(dense, SparseAdam([table_group])) if sparse and table_group["params"] else dense
 
 
-def clip_gradients(module: nn.Module, config: OptimizerConfig) -> None:
-    """Scale gradients down to the largest global norm; those of sparse tables neither count nor change."""
+def clip_gradients(module: nn.Module, config: OptimizerConfig) -> Tensor:
+    """Scale gradients down to the largest global norm; those of sparse tables neither count for it nor change.
+
+    Returns:
+        Norm of all gradients before, sparse ones too: a scalar on their device, not finite where one of them is not.
+    """
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    dense = [gradient for gradient in gradients if not gradient.is_sparse]
+    sparse = [gradient._values() for gradient in gradients if gradient.is_sparse]
+    norm = nn.utils.get_total_norm(dense)
     if config.clip_norm:
-        nn.utils.clip_grad_norm_([p for p in module.parameters() if not _sparse(p.grad)], config.clip_norm)
+        nn.utils.clip_grads_with_norm_(
+            [p for p in module.parameters() if p.grad is not None and not p.grad.is_sparse], config.clip_norm, norm
+        )
+    return torch.linalg.vector_norm(torch.stack([norm, nn.utils.get_total_norm(sparse)])) if sparse else norm
 
 
-def _sparse(gradient: Tensor | None) -> bool:
-    return gradient is not None and gradient.is_sparse
+def step_unless(optimizer: Optimizer, found_inf: Tensor) -> None:
+    """Update where the scalar `found_inf` is 0, leave weights and moments as they are where it is 1; the host does not learn which."""
+    optimizer.found_inf = found_inf  # type: ignore[attr-defined]
+    optimizer.step()
 
 
 def build_schedule(optimizer: Optimizer, config: OptimizerConfig) -> LambdaLR:

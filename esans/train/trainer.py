@@ -17,8 +17,9 @@ from esans.negatives.base import Batch
 from esans.progress import Bar, say
 from esans.train.checkpoint import load_checkpoint, save_checkpoint
 from esans.train.config import TrainConfig
+from esans.train.guard import Guard
 from esans.train.loader import Loader
-from esans.train.optimizer import build_optimizer, build_schedule, clip_gradients
+from esans.train.optimizer import build_optimizer, build_schedule, clip_gradients, step_unless
 from esans.train.step import TrainStep
 from esans.train.validation import ValidationUsers, validate
 from esans.train.watch import Watch
@@ -57,6 +58,7 @@ class Trainer:
         self.wrapped = DistributedDataParallel(self.module, static_graph=True) if self.world_size > 1 else self.module
         self.optimizer = build_optimizer(self.module, config.optimizer)
         self.schedule = build_schedule(self.optimizer, config.optimizer)
+        self.guard = Guard(device, config.max_skipped)
         self.generator = torch.Generator(device)
         self.progress = Progress()
         self.best_weights: dict[str, Tensor] = {}
@@ -97,6 +99,8 @@ class Trainer:
                 figures, loss = self.train_step(batch, epoch, place, steps, watch.due(place))
                 self.progress.step += 1
                 suffix = watch.see(place, self.progress.step, loss, figures, self.module.negatives.temperature.shown().detach())
+                if watch.due(place):
+                    self.guard.check(self.progress.step, [str(group["sampler"]) for group in self.config.negatives])
                 bar.update(place + 1, suffix)
         seconds = time.perf_counter() - started
         metrics = validate(self.model, self.users, self.device)
@@ -108,17 +112,17 @@ class Trainer:
         """One optimiser step on the global weighted mean of the loss; nothing here waits for the device."""
         self._seed(epoch, place)
         loss_B, figures = self.wrapped(batch, self.generator, epoch + place / steps, diagnose)
-        total_weight = batch.weight.sum()
+        total_loss, total_weight = totals = torch.stack([(loss_B.detach() * batch.weight).sum(), batch.weight.sum()])
         if self.world_size > 1:
-            dist.all_reduce(total_weight)
+            dist.all_reduce(totals)
         # DDP averages gradients over ranks; times the world size, the sum over ranks is the global weighted mean.
         loss = (loss_B * batch.weight).sum() * self.world_size / total_weight.clamp_min(1e-12)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        clip_gradients(self.module, self.config.optimizer)
-        self.optimizer.step()
+        norm = clip_gradients(self.module, self.config.optimizer)
+        step_unless(self.optimizer, self.guard.found(total_loss, norm))
         self.schedule.step()
-        return figures, loss.detach()
+        return figures | ({"skipped_steps": self.guard.skipped} if diagnose else {}), loss.detach()
 
     @property
     def model(self) -> TwoTower:

@@ -36,7 +36,8 @@ class Watch:
         self.every, self.batch_size, self.loader, self.log = every, batch_size, loader, log
         self._epoch_loss = torch.zeros((), device=device)
         self._loss = torch.zeros((), device=device)
-        self._steps = 0
+        self._finite = torch.zeros((), device=device)
+        self._epoch_finite = torch.zeros((), device=device)
         self._seen: dict[str, list[float]] = defaultdict(list)
         self._since = time.perf_counter()
         self._waited = loader.wait_seconds
@@ -48,14 +49,18 @@ class Watch:
 
     def see(self, place: int, step: int, loss: Tensor, figures: Mapping[str, Tensor], temperature: Tensor) -> str:
         """Take in one step; at a look, log it and return the line for the progress bar, else ''."""
-        self._loss += loss
-        self._epoch_loss += loss
-        self._steps += 1
+        # A step whose loss is not finite was skipped; it must not hide the others.
+        finite = torch.isfinite(loss)
+        counted = torch.where(finite, loss, 0.0)
+        self._loss += counted
+        self._epoch_loss += counted
+        self._finite += finite
+        self._epoch_finite += finite
         if not self.due(place):
             return ""
         seconds = time.perf_counter() - self._since
         speed = self.every * self.batch_size / seconds
-        mean = (self._loss / self.every).item()
+        mean = (self._loss / self._finite.clamp_min(1)).item()
         found = to_host(figures)
         for name, value in found.items():
             self._seen[name].append(value)
@@ -70,12 +75,13 @@ class Watch:
             }
             self.log(seen | found, step)
         self._loss.zero_()
+        self._finite.zero_()
         self._since, self._waited = time.perf_counter(), self.loader.wait_seconds
         return f"loss {mean:.4f}, {speed:,.0f} examples/s"
 
     def mean_loss(self) -> float:
-        """Mean over the steps seen."""
-        return (self._epoch_loss / max(self._steps, 1)).item()
+        """Mean over the steps seen whose loss is finite."""
+        return (self._epoch_loss / self._epoch_finite.clamp_min(1)).item()
 
     def mean_figures(self) -> dict[str, float]:
         """Means over the looks, by the name in an epoch's record; a look that had nothing to measure does not count."""

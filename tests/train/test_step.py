@@ -12,6 +12,9 @@ from esans.negatives.base import Batch
 from esans.negatives.groups import NegativeGroups
 from esans.negatives.registry import build_samplers, resolve
 from esans.negatives.tables import Catalogue
+from esans.train.config import OptimizerConfig
+from esans.train.guard import Guard, TrainingDiverged
+from esans.train.optimizer import build_optimizer, clip_gradients, step_unless
 from esans.train.step import TrainStep
 from tests.negatives.conftest import loss_of, temperature_of
 
@@ -73,3 +76,37 @@ def test_shapes_that_depend_on_values_save_work_and_change_nothing(negatives: in
 def test_a_history_table_of_its_own_shares_nothing_and_few_places_do_not_pay() -> None:
     assert step_of(share=False).model.shared_inputs(10 * ITEMS) is None
     assert step_of().model.shared_inputs(ITEMS - 1) is None
+
+
+@pytest.mark.parametrize("tables", ["adamw", "sparse_adam"])
+def test_an_update_that_is_not_finite_leaves_weights_and_moments_alone_and_the_next_one_goes_on(tables: str) -> None:
+    """Steps good, bad, good end where good, good do; the bad one is counted."""
+
+    def run(kinds: list[float]) -> tuple[dict[str, Tensor], Guard]:
+        step, guard = step_of(), Guard(torch.device("cpu"), 2)
+        config = OptimizerConfig(tables=tables)  # type: ignore[arg-type]
+        optimizer = build_optimizer(step, config)
+        for factor in kinds:
+            loss_B, _ = step(batch_of(), torch.Generator().manual_seed(1), 0.0, False)
+            loss = loss_B.sum() * factor
+            optimizer.zero_grad()
+            loss.backward()
+            step_unless(optimizer, guard.found(loss.detach(), clip_gradients(step, config)))
+        return step.state_dict(), guard
+
+    (one, none_bad), (two, one_bad) = run([1.0, 1.0]), run([1.0, torch.nan, 1.0])
+    for name, value in one.items():
+        assert torch.equal(two[name], value), name
+    assert (none_bad.skipped, one_bad.skipped, one_bad.in_a_row) == (0, 1, 0)
+
+
+def test_skips_in_a_row_end_the_training_with_the_step_and_the_groups() -> None:
+    guard, fine = Guard(torch.device("cpu"), 2), torch.tensor(1.0)
+    for bad in (fine, fine * torch.nan, fine):
+        guard.found(bad, fine)
+        guard.check(3, ["easy"])
+    guard.found(fine, fine * torch.inf)
+    guard.found(fine * torch.nan, fine)
+    with pytest.raises(TrainingDiverged, match=r"^step 50: the last 2 updates had .* skipped \(negatives: in_batch, easy\)\."):
+        guard.check(50, ["in_batch", "easy"])
+    assert guard.skipped == 3
