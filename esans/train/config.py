@@ -46,6 +46,18 @@ class LoaderConfig:
 
 
 @config
+class CheckpointConfig:
+    """Keys under `train.checkpoint`."""
+
+    every_steps: NonNegativeInt = 1000
+    """Steps between two checkpoints inside an epoch; 0 writes them at the ends of epochs only."""
+    keep: PositiveInt = 2
+    """Latest checkpoints that are kept, beside the latest that was the best by validation."""
+    background: bool = True
+    """Write them while training goes on, from a copy of the state in host memory; else training waits."""
+
+
+@config
 class TrainConfig:
     """Keys under `train`."""
 
@@ -79,6 +91,8 @@ class TrainConfig:
     """AdamW, and what steps the embedding tables."""
     loader: LoaderConfig = section(LoaderConfig)
     """Reading of the shards."""
+    checkpoint: Annotated[CheckpointConfig, Runtime] = section(CheckpointConfig)
+    """What a killed run goes on from."""
     launch: LaunchConfig = section(LaunchConfig)
     """Worker processes."""
 

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.checkpoint.stateful import Stateful
 from torch.nn.parallel import DistributedDataParallel
 
+from esans.config import to_dict
+from esans.errors import ConfigError
 from esans.model.towers import TwoTower
 from esans.negatives.base import Batch
 from esans.progress import Bar, say
-from esans.train.checkpoint import load_checkpoint, save_checkpoint
+from esans.train.checkpoint import Checkpoints
 from esans.train.config import TrainConfig
 from esans.train.guard import Guard
 from esans.train.loader import Loader
 from esans.train.optimizer import build_optimizer, build_schedule, clip_gradients, step_unless
+from esans.train.preemption import Preempted, Preemption
 from esans.train.step import TrainStep
 from esans.train.validation import ValidationUsers, validate
 from esans.train.watch import Watch
+from esans.uri import join
 
 Log = Callable[[Mapping[str, float], int], None]
 
@@ -33,6 +39,10 @@ class Progress:
 
     epoch: int = 0
     step: int = 0
+    place: int = 0
+    """Steps done of the epoch that is under way."""
+    seconds: float = 0.0
+    """What they took."""
     best: float = float("-inf")
     best_epoch: int = -1
     records: list[dict[str, float]] = field(default_factory=list)
@@ -63,14 +73,34 @@ class Trainer:
         self.progress = Progress()
         self.best_weights: dict[str, Tensor] = {}
         self.scratch_uri, self.log = scratch_uri, log
+        # Set by `train` only: who drives epochs alone pays for no checkpoint.
+        self.checkpoints: Checkpoints | None = None
+        self.preemption: Preemption | None = None
+        self._watched: dict[str, Any] | None = None
 
     def train(self) -> Progress:
-        """Run epochs until the validation metric stops rising, then put the best weights back."""
-        self._resume()
-        while not self.finished:
-            record = self.next_epoch()
-            self._checkpoint()
-            self._tell(record)
+        """Run epochs until the validation metric stops rising, then put the best weights back.
+
+        Goes on from the latest checkpoint in the scratch folder, at the step where that was written.
+
+        Raises:
+            Preempted: SIGTERM came; a checkpoint was written first.
+            ConfigError: the checkpoint is of another config.
+            CheckpointError: a checkpoint could not be written, or is not of this project.
+        """
+        self.checkpoints, group = self._open_checkpoints()
+        every = min(self.config.log_every, self.config.checkpoint.every_steps or self.config.log_every)
+        try:
+            with Preemption(group, every) as self.preemption:
+                self._resume()
+                while not self.finished:
+                    record = self.next_epoch()
+                    self._checkpoint()
+                    self._tell(record)
+                    self._leave_if(self.preemption.agreed() and not self.finished)
+                self.checkpoints.wait()
+        finally:
+            self.checkpoints.close()
         self.model.load_state_dict(self.best_weights)
         return self.progress
 
@@ -85,23 +115,33 @@ class Trainer:
         self._keep_if_best(record)
         self.progress.records.append(record)
         self.progress.epoch += 1
+        self.progress.place, self.progress.seconds = 0, 0.0
         return record
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
-        """One pass over this rank's part, and the validation metrics after it."""
+        """One pass over this rank's part, or what is left of it, and the validation metrics after it."""
         self.module.train()
-        steps, started = self.loader.steps(epoch), time.perf_counter()
+        first, batches = self.progress.place, self._left(epoch)
+        steps = self._steps(epoch)
+        started = time.perf_counter() - self.progress.seconds
         # An epoch shorter than `log_every` is looked at once, at its end.
         every, log = max(1, min(self.config.log_every, steps)), self.log if self.rank == 0 else None
         watch = Watch(self.device, every, self.config.batch_size, self.loader, log)
+        if self._watched is not None:
+            watch.load_state_dict(self._watched)
+            self._watched = None
         with Bar(f"epoch {epoch + 1}/{self.config.epochs}", total=steps, unit="steps", show=self.rank == 0) as bar:
-            for place, batch in enumerate(self.loader.epoch(epoch)):
+            for place, batch in enumerate(batches, first):
                 figures, loss = self.train_step(batch, epoch, place, steps, watch.due(place))
                 self.progress.step += 1
                 suffix = watch.see(place, self.progress.step, loss, figures, self.module.negatives.temperature.shown().detach())
                 if watch.due(place):
                     self.guard.check(self.progress.step, [str(group["sampler"]) for group in self.config.negatives])
                 bar.update(place + 1, suffix)
+                self.progress.place, self.progress.seconds = place + 1, time.perf_counter() - started
+                # After the last step the epoch's own checkpoint comes, with the validation metrics.
+                if place + 1 < steps:
+                    self._between_steps(watch)
         seconds = time.perf_counter() - started
         metrics = validate(self.model, self.users, self.device)
         speed = steps * self.config.batch_size / seconds
@@ -158,29 +198,91 @@ class Trainer:
                 f"{record['examples_per_second']:,.0f} examples/s, {record['seconds']:.1f} s{mark}"
             )
 
-    def _checkpoint(self) -> None:
-        if self.rank == 0:
-            save_checkpoint(
-                self.scratch_uri,
-                {
-                    "module": self.module.state_dict(),
-                    "optimizer": self.optimizer.state_dict(),
-                    "schedule": self.schedule.state_dict(),
-                    "best_weights": self.best_weights,
-                    "progress": vars(self.progress),
-                },
-            )
-        if self.world_size > 1:
-            dist.barrier()
+    def _steps(self, epoch: int) -> int:
+        """Steps of the whole epoch: a loader that was put back in the middle counts those that are left."""
+        left = self.loader.steps(epoch)
+        return left + self.progress.place if isinstance(self.loader, Stateful) else left
+
+    def _left(self, epoch: int) -> Iterator[Batch]:
+        """The batches of the epoch that no step has taken yet."""
+        if isinstance(self.loader, Stateful):
+            return self.loader.epoch(epoch)
+        return itertools.islice(self.loader.epoch(epoch), self.progress.place, None)
+
+    def _between_steps(self, watch: Watch) -> None:
+        """Write a checkpoint where one is due, and leave where a signal asked for it."""
+        if self.checkpoints is None or self.preemption is None:
+            return
+        every = self.config.checkpoint.every_steps
+        stop = self.preemption.due(self.progress.step)
+        if stop or (every and self.progress.step % every == 0):
+            self._checkpoint(watch)
+        self._leave_if(stop)
+
+    def _leave_if(self, stop: bool) -> None:
+        if not stop:
+            return
+        assert self.checkpoints is not None
+        self.checkpoints.wait()
+        raise Preempted(
+            f"training stopped on SIGTERM after step {self.progress.step}; its checkpoint is in {self.checkpoints.uri}: "
+            "the same command goes on from there."
+        )
+
+    def _open_checkpoints(self) -> tuple[Checkpoints, dist.ProcessGroup | None]:
+        # Two groups on the host beside the training's own: the writing thread's collectives must not mix with any other's.
+        own, shared = (dist.new_group(backend="gloo") if self.world_size > 1 else None for _ in range(2))
+        # Runs of one config may go on with other numbers of processes.
+        config = {key: value for key, value in to_dict(self.config, results_only=True).items() if key != "launch"}
+        keys = self.config.checkpoint
+        told = say if self.rank == 0 else _silent
+        uri = join(self.scratch_uri, "checkpoints")
+        return Checkpoints(uri, {"seed": self.seed, "train": config}, keys.keep, keys.background, own, told), shared
+
+    def _checkpoint(self, watch: Watch | None = None) -> None:
+        """Write the state after this step; `watch` inside an epoch."""
+        assert self.checkpoints is not None
+        state = {
+            "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "best_weights": self.best_weights,
+            "guard": (self.guard.skipped, self.guard.in_a_row),
+            "progress": {**vars(self.progress), "records": list(self.progress.records)},
+            "watch": None if watch is None else watch.state_dict(),
+            "loader": self.loader.state_dict() if isinstance(self.loader, Stateful) else None,
+            "world_size": self.world_size,
+            # Every step seeds anew; these are for what draws between steps.
+            "random": {"torch": torch.get_rng_state(), "draws": self.generator.get_state()},
+        }
+        best = watch is None and self.progress.best_epoch == self.progress.epoch - 1
+        self.checkpoints.save(state, self.progress.step, best)
 
     def _resume(self) -> None:
-        state: dict[str, Any] | None = load_checkpoint(self.scratch_uri)
+        assert self.checkpoints is not None
+        state: dict[str, Any] | None = self.checkpoints.load()
         if state is None:
             return
+        progress = Progress(**state["progress"])
+        if not isinstance(self.loader, Stateful) and progress.place and state["world_size"] != self.world_size:
+            raise ConfigError(
+                f"the checkpoint was written inside an epoch by {state['world_size']} processes; this loader goes on with as many only"
+            )
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        self.best_weights = state["best_weights"]
-        self.progress = Progress(**state["progress"])
+        if isinstance(self.loader, Stateful) and state["loader"] is not None:
+            self.loader.load_state_dict(state["loader"])
+        self.best_weights, self.progress, self._watched = state["best_weights"], progress, state["watch"]
+        self.guard.skipped, self.guard.in_a_row = (count.to(self.device) for count in state["guard"])
+        torch.set_rng_state(state["random"]["torch"])
+        # A generator's state is that of one kind of device.
+        if self.device.type == "cpu":
+            self.generator.set_state(state["random"]["draws"])
         if self.rank == 0:
-            say(f"  resumed after epoch {self.progress.epoch}")
+            inside = f", {progress.place} steps into the next" if progress.place else ""
+            say(f"  resumed after epoch {progress.epoch}{inside}")
+
+
+def _silent(message: str) -> None:
+    """Only rank 0 speaks."""

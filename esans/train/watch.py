@@ -6,6 +6,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import psutil
 import torch
@@ -78,6 +79,19 @@ class Watch:
         self._finite.zero_()
         self._since, self._waited = time.perf_counter(), self.loader.wait_seconds
         return f"loss {mean:.4f}, {speed:,.0f} examples/s"
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums and counts of the epoch so far, for a checkpoint."""
+        return {"sums": self._sums(), "seen": {name: list(values) for name, values in self._seen.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        for mine, saved in zip(self._sums(), state["sums"], strict=True):
+            mine.copy_(saved)
+        self._seen.update(state["seen"])
+
+    def _sums(self) -> tuple[Tensor, ...]:
+        return self._epoch_loss, self._loss, self._epoch_finite, self._finite
 
     def mean_loss(self) -> float:
         """Mean over the steps seen whose loss is finite."""

@@ -95,32 +95,65 @@ def test_the_same_seed_gives_the_same_weights(make_inputs: Callable[..., dict[st
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_a_run_killed_between_epochs_goes_on_as_if_never_stopped(
+INTERRUPTED = """
+import os, signal, sys
+from esans.train import trainer
+from esans.train.worker import run_worker
+step, number = int(sys.argv[1]), getattr(signal, sys.argv[2])
+kept = trainer.Trainer.train_step
+def stopped(self, *args):
+    if self.progress.step == step:
+        os.kill(os.getpid(), number)
+    return kept(self, *args)
+trainer.Trainer.train_step = stopped
+run_worker(open(sys.argv[3]).read())
+"""
+
+
+def interrupted(spec: WorkerSpec, folder: Path, step: int, signal: str) -> subprocess.CompletedProcess[str]:
+    """Train in a process of its own that gets a signal before a step."""
+    (folder / "spec.json").write_text(spec.dump())
+    command = [sys.executable, "-c", INTERRUPTED, str(step), signal, str(folder / "spec.json")]
+    return subprocess.run(command, cwd=Path.cwd(), check=False, timeout=240, text=True, capture_output=True)
+
+
+def same_run(one: Path, two: Path) -> None:
+    """Bitwise equal weights, and equal records but for the time they took."""
+    first, second = weights(one), weights(two)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    kept = [[{key: value for key, value in record.items() if "second" not in key} for record in records(folder)] for folder in (one, two)]
+    assert kept[0] == kept[1]
+
+
+def test_a_run_killed_at_any_step_goes_on_as_if_never_stopped(
     make_inputs: Callable[..., dict[str, Bundle]], tmp_path: Path, tracking: str
 ) -> None:
     inputs = make_inputs()
-    run_worker(spec_of(tmp_path / "whole", inputs, config_of(), tracking).dump())
-    spec = spec_of(tmp_path / "killed", inputs, config_of(), tracking)
-    program = f"""
-import os, signal
-from esans.train import trainer
-from esans.train.worker import run_worker
-kept = trainer.Trainer._checkpoint
-def once(self):
-    kept(self)
-    if self.progress.epoch == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-trainer.Trainer._checkpoint = once
-run_worker({spec.dump()!r})
-"""
-    died = subprocess.run([sys.executable, "-c", program], cwd=Path.cwd(), check=False, timeout=240)
-    assert died.returncode == -9
-    assert not (tmp_path / "killed" / "model").exists()
+    config = config_of(checkpoint={"every_steps": 4})
+    run_worker(spec_of(tmp_path / "whole", inputs, config, tracking).dump())
+    spec = spec_of(tmp_path / "killed", inputs, config, tracking)
+    # Of 3 x 13 steps: inside the first epoch, inside the second, and at the beginning of the third.
+    for step in (7, 18, 26):
+        died = interrupted(spec, tmp_path, step, "SIGKILL")
+        assert died.returncode == -9, died.stderr
+        assert not (tmp_path / "killed" / "model").exists()
     run_worker(spec.dump())
-    one, two = weights(tmp_path / "whole"), weights(tmp_path / "killed")
-    assert all(torch.equal(one[name], two[name]) for name in one)
-    strip = [{key: value for key, value in record.items() if "second" not in key} for record in records(tmp_path / "killed")]
-    assert strip == [{key: value for key, value in record.items() if "second" not in key} for record in records(tmp_path / "whole")]
+    same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_sigterm_leaves_a_checkpoint_of_the_step_it_came_in(
+    make_inputs: Callable[..., dict[str, Bundle]], tmp_path: Path, tracking: str
+) -> None:
+    inputs = make_inputs()
+    config = config_of(checkpoint={"every_steps": 0}, epochs=2)
+    run_worker(spec_of(tmp_path / "whole", inputs, config, tracking).dump())
+    spec = spec_of(tmp_path / "stopped", inputs, config, tracking)
+    left = interrupted(spec, tmp_path, 5, "SIGTERM")
+    assert left.returncode == 1
+    assert "training stopped on SIGTERM after step 6; its checkpoint is in " in left.stderr
+    assert [path.name for path in (tmp_path / "stopped" / "scratch" / "checkpoints").iterdir()] == ["step-000000006"]
+    run_worker(spec.dump())
+    same_run(tmp_path / "whole", tmp_path / "stopped")
 
 
 @pytest.mark.parametrize("groups", [[{"sampler": "uniform", "num_negatives": 8}], GROUPS])

@@ -1,0 +1,163 @@
+"""Checkpoints: what goes in comes out, a torn one is passed over, a foreign one refused, and old ones go."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from esans.errors import ConfigError
+from esans.train.checkpoint import CheckpointError, Checkpoints, _MetadataUnpickler
+from esans.train.state import empty_tensors, pack, unpack
+
+CONFIG = {"seed": 0, "train": {"batch_size": 32, "negatives": [{"sampler": "easy"}]}}
+
+
+def state_of(number: float) -> dict[str, Any]:
+    return {
+        "module": {
+            "weight": torch.full((3, 2), number),
+            "count": torch.tensor(7),
+            "none": torch.zeros(0, 4),
+            "half": torch.ones(2).bfloat16(),
+        },
+        "optimizer": {"state": {0: {"step": torch.tensor(2.0)}}, "param_groups": [{"lr": 0.1, "betas": (0.9, 0.999), "params": [0]}]},
+        "progress": {"best": float("-inf"), "records": [{"loss": 0.1 + 0.2}], "watch": None},
+    }
+
+
+def checkpoints(folder: Path, **keys: Any) -> Checkpoints:
+    return Checkpoints(folder.as_uri() + "/checkpoints", **{"config": CONFIG, **keys})
+
+
+def same(one: Any, two: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return one.dtype == two.dtype and torch.equal(one, two)
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return type(one) is type(two) and len(one) == len(two) and all(map(same, one, two))
+    return bool(one == two)
+
+
+plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
+tensors = st.builds(torch.tensor, st.lists(st.floats(-1, 1), max_size=3))
+states = st.recursive(
+    plain | tensors,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4) | st.integers(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(state=states)
+def test_any_state_of_tensors_and_plain_values_survives_json(state: Any) -> None:
+    parts, skeleton = pack(state)
+    read = json.loads(json.dumps(skeleton))
+    assert {name: (value.shape, value.dtype) for name, value in empty_tensors(read).items()} == {
+        name: (value.shape, value.dtype) for name, value in parts.items()
+    }
+    assert same(unpack(read, parts), state)
+
+
+def test_a_state_with_anything_else_is_refused_by_its_place() -> None:
+    with pytest.raises(TypeError, match=r"state\.a\.1: a checkpoint holds tensors and plain values, not a set"):
+        pack({"a": [0, {1}]})
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_what_is_saved_is_loaded_though_training_went_on_meanwhile(tmp_path: Path, background: bool) -> None:
+    state = state_of(1.5)
+    kept = checkpoints(tmp_path, background=background)
+    assert kept.load() is None
+    uri = kept.save(state, 12)
+    state["module"]["weight"].zero_()
+    kept.wait()
+    assert uri.endswith("/checkpoints/step-000000012")
+    assert same(checkpoints(tmp_path).load(), state_of(1.5))
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000012"], "nothing half-written is left"
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "state.json", ".metadata", "__0_0.distcp"])
+@pytest.mark.parametrize("harm", ["truncate", "flip", "remove"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, file: str, harm: str) -> None:
+    said: list[str] = []
+    kept = checkpoints(tmp_path, background=False, say=said.append)
+    for step in (1, 2):
+        kept.save(state_of(step), step)
+    path = tmp_path / "checkpoints" / "step-000000002" / file
+    data = path.read_bytes()
+    middle = len(data) // 2
+    if harm == "remove":
+        path.unlink()
+    else:
+        path.write_bytes(data[:middle] if harm == "truncate" else data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
+    assert same(kept.load(), state_of(1))
+    assert len(said) == 1
+    assert "step-000000002" in said[0]
+    assert said[0].endswith("; the checkpoint before it is taken")
+    kept.save(state_of(3), 2)
+    assert same(kept.load(), state_of(3)), "the damaged one is replaced"
+
+
+def test_a_checkpoint_of_another_config_is_refused_with_the_difference(tmp_path: Path) -> None:
+    checkpoints(tmp_path, background=False).save(state_of(1), 1)
+    other = {"seed": 0, "train": {"batch_size": 64, "negatives": [{"sampler": "easy"}], "epochs": 3}}
+    with pytest.raises(ConfigError, match=r"step-000000001 is of another config") as refused:
+        checkpoints(tmp_path, config=other).load()
+    assert str(refused.value).splitlines()[1:] == [
+        "  train.batch_size: 32 there, 64 here",
+        "  train.epochs: 'not set' there, 3 here",
+    ]
+
+
+def test_a_folder_that_this_project_did_not_write_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints" / "step-000000001"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text('{"format": "another"}')
+    with pytest.raises(CheckpointError, match="is not a checkpoint that this project wrote"):
+        checkpoints(tmp_path).load()
+
+
+def test_metadata_that_names_a_foreign_function_is_not_unpickled(tmp_path: Path) -> None:
+    import io
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "touched",)
+
+    with pytest.raises(CheckpointError, match="which this project never writes"):
+        _MetadataUnpickler(io.BytesIO(pickle.dumps(Evil()))).load()
+    assert not (tmp_path / "touched").exists()
+
+
+def test_the_latest_and_the_best_stay(tmp_path: Path) -> None:
+    kept = checkpoints(tmp_path, keep=2)
+    for step in range(1, 8):
+        kept.save(state_of(step), step, best=step in (1, 3))
+    kept.wait()
+    assert kept.names() == ["step-000000003", "step-000000006", "step-000000007"]
+
+
+def test_a_store_without_rename_has_a_checkpoint_once_its_manifest_is_there() -> None:
+    said: list[str] = []
+    kept = Checkpoints("memory://run/checkpoints", CONFIG, background=False, say=said.append)
+    kept.save(state_of(1), 1)
+    kept.save(state_of(2), 2)
+    kept.filesystem.rm(f"{kept.path}/step-000000002/manifest.json")
+    assert same(kept.load(), state_of(1))
+    assert "has no manifest.json: it was never finished" in said[0]
+
+
+def test_an_error_of_the_writing_thread_is_raised_at_the_next_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = checkpoints(tmp_path)
+    monkeypatch.setattr(kept, "_retain", lambda: 1 / 0)
+    kept.save(state_of(1), 1)
+    with pytest.raises(CheckpointError, match="could not be written: division by zero"):
+        kept.save(state_of(2), 2)
