@@ -227,7 +227,6 @@ def test_the_sampler_of_ones_own_is_one_epoch_of_training_away(
 def test_links_of_the_page_and_of_the_readme_lead_somewhere() -> None:
     for page in (ROOT / "docs" / "negatives.md", ROOT / "README.md"):
         for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
-            # Written by the experiment.
             assert (page.parent / link).exists(), f"{page.name}: {link}"
 
 
