@@ -22,6 +22,7 @@ import io
 import json
 import pickle
 import posixpath
+import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -42,6 +43,9 @@ from esans.uri import is_local, join
 
 FORMAT, VERSION = "esans-train-checkpoint", 1
 _MANIFEST, _STATE = "manifest.json", "state.json"
+
+# One process has no group, and DCP would say so at every save.
+warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
 
 
 class CheckpointError(EsansError):
