@@ -187,27 +187,22 @@ def _beside(s: Suggest, group: Values) -> Values:
 
 
 def _pool_per_pick(s: Suggest, sampler: str) -> Values:
-    kept = s.choice("kept", "1 of 15", ["1 of 15", "3 of 5", "4 of 512, shared"])
-    number, candidates = {"1 of 15": (1, 15), "3 of 5": (3, 5)}.get(kept, (4, 512))
-    pool = _SHARED if kept.endswith("shared") else _OWN
-    return {
-        "sampler": sampler,
-        "num_negatives": number,
-        "candidates": candidates,
-        "pool": pool,
-        "log_weight": s.linear("log_weight", 0.0, -2, 3),
-    }
+    return _chosen(s, sampler, {"1 of 15": (1, 15), "3 of 5": (3, 5), "4 of 512, shared": (4, 512)})
 
 
 def _one_pool(s: Suggest, sampler: str) -> Values:
-    kept = s.choice("kept", "5 of 15", ["5 of 15", "8 of 15", "8 of 1024, shared"])
-    number, candidates = {"5 of 15": (5, 15), "8 of 15": (8, 15)}.get(kept, (8, 1024))
-    pool = _SHARED if kept.endswith("shared") else _OWN
+    return _chosen(s, sampler, {"5 of 15": (5, 15), "8 of 15": (8, 15), "8 of 1024, shared": (8, 1024)})
+
+
+def _chosen(s: Suggest, sampler: str, sizes: dict[str, tuple[int, int]]) -> Values:
+    """A group that keeps some of scored candidates; `sizes` are (kept, candidates) by what they are called, the first the default."""
+    kept = s.choice("kept", next(iter(sizes)), list(sizes))
+    number, candidates = sizes[kept]
     return {
         "sampler": sampler,
         "num_negatives": number,
         "candidates": candidates,
-        "pool": pool,
+        "pool": _SHARED if kept.endswith("shared") else _OWN,
         "log_weight": s.linear("log_weight", 0.0, -2, 3),
     }
 
