@@ -48,9 +48,7 @@ def main() -> None:
     report.write(store)
     missing = Results(store).missing()
     if missing:
-        say(
-            f"docs/results.md is written; {len(missing)} cells are not run: benchmarks/figures.json waits until none is missing"
-        )
+        say(f"docs/results.md is written; {len(missing)} cells are not run: benchmarks/figures.json waits until none is missing")
     else:
         report.record(store, arguments.trials, arguments.seeds)
 

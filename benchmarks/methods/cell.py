@@ -142,16 +142,16 @@ class Cell:
         return shared | {"phase": phase, "dataset": self.dataset, "method": self.method, "params": values, "seed": seed, "test": None}
 
     def _row(self, fit: Fit, phase: str, values: Values, seed: int) -> Row:
-        records, best = fit.trainer.progress.records, fit.best
+        records, best, diagnosis = fit.trainer.progress.records, fit.best, fit.diagnosis()
         return self._bare(phase, values, seed) | {
             "epochs": len(records),
             "best_epoch": fit.trainer.progress.best_epoch,
             "steps": fit.trainer.progress.step,
             "examples": fit.trainer.progress.step * PROTOCOL["train"]["batch_size"],
             "validation": {name: best[name] for name in ("recall@50", "recall@200")},
-            "encodings_per_example": fit.encodings_per_example(),
+            "encodings_per_example": diagnosis["encodings_per_example"],
             "train_seconds": sum(record["seconds"] for record in records),
-            "diagnosis": fit.diagnosis(),
+            "diagnosis": diagnosis,
             "curve": [
                 {"steps": record["step"], **{name: record[name] for name in ("epoch", "loss", "recall@50", "recall@200")}}
                 for record in records

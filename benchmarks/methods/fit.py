@@ -95,11 +95,6 @@ class Fit:
         """The record of the best epoch."""
         return self.trainer.progress.records[self.trainer.progress.best_epoch]
 
-    def encodings_per_example(self) -> float:
-        """Item vectors per example beyond the positive, as the samplers count them."""
-        batch = next(iter(self.trainer.loader.epoch(0)))
-        return float(sum(sampler.encodings_per_example(batch) for sampler in self.trainer.module.negatives.samplers))
-
     def diagnosis(self) -> dict[str, Any]:
         """What the last epoch's looks at the negatives found."""
         return diagnosis_of(self.trainer.progress.records[-1])

@@ -48,9 +48,9 @@ class References(Stage):
             if self._knn_is_possible(catalogue.num_items):
                 measure(ITEM_KNN.method, self._tuned_knn(inputs, catalogue, out))
             if self.config.als:
-                measure(ALS.method, self._tuned_als(prepare, catalogue, out))
+                measure(ALS.method, self._tuned_factors(ALS, self.config.als_search, prepare, catalogue, out))
             if self.config.bpr:
-                measure(BPR.method, self._tuned_bpr(prepare, catalogue, out))
+                measure(BPR.method, self._tuned_factors(BPR, self.config.bpr_search, prepare, catalogue, out))
 
     def _knn_is_possible(self, num_items: int) -> bool:
         if self.config.item_knn and num_items > self.config.knn.max_items:
@@ -78,27 +78,20 @@ class References(Stage):
         out.report({"item_knn_users_share": matrix.share_of_users, "item_knn_users_left_out": matrix.users_left_out})
         return lambda batch: KnnScorer(batch, similarities, best.half_life, catalogue.counts)
 
-    def _tuned_als(self, prepare: Bundle, catalogue: Catalogue, out: BundleWriter) -> ScorerOf:
+    def _tuned_factors(
+        self, reference: Reference, config: SearchConfig, prepare: Bundle, catalogue: Catalogue, out: BundleWriter
+    ) -> ScorerOf:
         from esans.references.measure import tuning_users
-        from esans.references.tuned import trials_table, tune_als
+        from esans.references.tuned import trials_table, tune_als, tune_bpr
 
-        config = self.config.als_search
-        users = tuning_users(prepare, config.tuning_users, self.config.user_batch, ALS)
-        model, trials = tune_als(prepare, users, catalogue, config, self.context.seed)
-        out.write_arrow("tuning_als", trials_table(trials))
-        self._state_winner(ALS, config, trials, out, users_from="history before the split")
-        return model
-
-    def _tuned_bpr(self, prepare: Bundle, catalogue: Catalogue, out: BundleWriter) -> ScorerOf:
-        from esans.references.measure import tuning_users
-        from esans.references.tuned import trials_table, tune_bpr
-
-        config = self.config.bpr_search
-        users = tuning_users(prepare, config.tuning_users, self.config.user_batch, BPR)
-        model, trials = tune_bpr(prepare, users, catalogue, config, self.context.seed)
-        out.write_arrow("tuning_bpr", trials_table(trials))
-        self._state_winner(BPR, config, trials, out, users_from="train")
-        return model
+        tune: Any = tune_als if reference is ALS else tune_bpr
+        users = tuning_users(prepare, config.tuning_users, self.config.user_batch, reference)
+        model, trials = tune(prepare, users, catalogue, config, self.context.seed)
+        out.write_arrow(f"tuning_{reference.method}", trials_table(trials))
+        users_from = "history before the split" if reference is ALS else "train"
+        self._state_winner(reference, config, trials, out, users_from)
+        scorer_of: ScorerOf = model
+        return scorer_of
 
     def _state_winner(
         self, reference: Reference, config: SearchConfig, trials: Sequence[Tried[Any]], out: BundleWriter, users_from: str

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.checkpoint.stateful import Stateful
 from torch.nn.parallel import DistributedDataParallel
 
 from esans.config import to_dict
-from esans.errors import ConfigError
 from esans.model.towers import TwoTower
 from esans.negatives.base import Batch
 from esans.progress import Bar, say
@@ -121,7 +118,7 @@ class Trainer:
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over this rank's part, or what is left of it, and the validation metrics after it."""
         self.module.train()
-        first, batches = self.progress.place, self._left(epoch)
+        first, batches = self.progress.place, self.loader.epoch(epoch)
         steps = self._steps(epoch)
         started = time.perf_counter() - self.progress.seconds
         # An epoch shorter than `log_every` is looked at once, at its end.
@@ -200,14 +197,7 @@ class Trainer:
 
     def _steps(self, epoch: int) -> int:
         """Steps of the whole epoch: a loader that was put back in the middle counts those that are left."""
-        left = self.loader.steps(epoch)
-        return left + self.progress.place if isinstance(self.loader, Stateful) else left
-
-    def _left(self, epoch: int) -> Iterator[Batch]:
-        """The batches of the epoch that no step has taken yet."""
-        if isinstance(self.loader, Stateful):
-            return self.loader.epoch(epoch)
-        return itertools.islice(self.loader.epoch(epoch), self.progress.place, None)
+        return self.loader.steps(epoch) + self.progress.place
 
     def _between_steps(self, watch: Watch) -> None:
         """Write a checkpoint where one is due, and leave where a signal asked for it."""
@@ -250,8 +240,7 @@ class Trainer:
             "guard": (self.guard.skipped, self.guard.in_a_row),
             "progress": {**vars(self.progress), "records": list(self.progress.records)},
             "watch": None if watch is None else watch.state_dict(),
-            "loader": self.loader.state_dict() if isinstance(self.loader, Stateful) else None,
-            "world_size": self.world_size,
+            "loader": self.loader.state_dict(),
             # Every step seeds anew; these are for what draws between steps.
             "random": {"torch": torch.get_rng_state(), "draws": self.generator.get_state()},
         }
@@ -264,15 +253,10 @@ class Trainer:
         if state is None:
             return
         progress = Progress(**state["progress"])
-        if not isinstance(self.loader, Stateful) and progress.place and state["world_size"] != self.world_size:
-            raise ConfigError(
-                f"the checkpoint was written inside an epoch by {state['world_size']} processes; this loader goes on with as many only"
-            )
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        if isinstance(self.loader, Stateful) and state["loader"] is not None:
-            self.loader.load_state_dict(state["loader"])
+        self.loader.load_state_dict(state["loader"])
         self.best_weights, self.progress, self._watched = state["best_weights"], progress, state["watch"]
         self.guard.skipped, self.guard.in_a_row = (count.to(self.device) for count in state["guard"])
         torch.set_rng_state(state["random"]["torch"])
