@@ -13,6 +13,7 @@ from esans.errors import ConfigError
 from esans.negatives.base import Context, Sampler, Terms
 from esans.negatives.config_loss import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE, AdaTauConfig, AdaTauLossConfig
 from esans.negatives.loss import Loss, scaled, softmax_logits
+from esans.negatives.ranks import of_all_ranks, ranks
 from esans.negatives.tables import Catalogue
 from esans.negatives.temperature import Temperature
 
@@ -117,11 +118,11 @@ class AdaTau(Temperature):
         # Padding rows, and rows whose negatives are all masked, tell nothing.
         counts_B = ((context.batch.weight > 0) & torch.isfinite(plain_B)).float()
         plain_B = torch.where(counts_B > 0, plain_B, 0.0)
-        users_B, plain_B, counts_B = (_of_all_ranks(values) for values in (context.batch.user_idx, plain_B, counts_B))
+        users_B, plain_B, counts_B = (of_all_ranks(values) for values in (context.batch.user_idx, plain_B, counts_B))
         self.loss_sum_U.index_add_(0, users_B, plain_B)
         self.loss_count_U.index_add_(0, users_B, counts_B)
         sums = _cosine_sums(context)
-        if _ranks() > 1:
+        if ranks() > 1:
             dist.all_reduce(sums)
         self.gap_sums.add_(sums)
 
@@ -179,16 +180,3 @@ def _cosine_sums(context: Context) -> Tensor:
     parts.append(sum(((group.scores * mask).sum() for group, mask in zip(drawn, masks, strict=True)), torch.zeros_like(parts[0])))
     parts.append(sum((mask.sum() for mask in masks), torch.zeros_like(parts[1])))
     return torch.stack([part.detach().double() for part in parts])
-
-
-def _ranks() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def _of_all_ranks(values: Tensor) -> Tensor:
-    """Values of every rank, in rank order: all ranks must learn the same."""
-    if _ranks() == 1:
-        return values
-    parts = [torch.empty_like(values) for _ in range(_ranks())]
-    dist.all_gather(parts, values.contiguous())
-    return torch.cat(parts)

@@ -6,7 +6,7 @@ for the trailing dimensions of one example's draws, such as (clusters, items per
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -90,6 +90,13 @@ class Negatives:
     """(B, *cell) bool, or (B, n) for shared draws; False for masked draws, whose ids are still legal."""
     vectors: Tensor | None = None
     """Unit vectors of the draws, (B, *cell, D) or (n, D), where the sampler has them already: they are not encoded again."""
+    from_positives: Callable[[Tensor], Tensor] | None = None
+    """Makes the unit vectors of shared draws, (n, D), from those of the batch's positives, (B, D), in place of encoding them."""
+
+    @property
+    def encoded(self) -> bool:
+        """Whether the towers have to encode the draws."""
+        return self.vectors is None and self.from_positives is None
 
 
 @dataclass

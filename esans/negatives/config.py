@@ -80,6 +80,9 @@ class UniformConfig(SamplerConfig):
 class InBatchConfig(SamplerConfig):
     """Keys of an `in_batch` group."""
 
+    gather: bool = True
+    """Draw from the positives of all processes, with gradient, so that a step is the same at any number of them; else each
+    process draws from its own part of the batch, which sends nothing and has `launch.processes` times fewer negatives."""
     estimate: Literal["counts", "streaming"] = "counts"
     """What the expected counts come from: the items' train counts, or the gaps between their appearances as batches go by
     (Yi 2019), which saturate at once per batch for head items."""

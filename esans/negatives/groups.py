@@ -81,9 +81,17 @@ class NegativeGroups(nn.Module):
 
 def _encoded(batch: Batch, proposals: Sequence[Negatives], encode: Encode) -> tuple[Tensor, list[Tensor]]:
     """Vectors of the positives and of each group's draws; one call for all ids, so that an item met twice is encoded once."""
-    positive_BD, *encoded = encode([batch.target, *[negatives.ids for negatives in proposals if negatives.vectors is None]])
+    positive_BD, *encoded = encode([batch.target, *[negatives.ids for negatives in proposals if negatives.encoded]])
     rest = iter(encoded)
-    return positive_BD, [next(rest) if negatives.vectors is None else negatives.vectors for negatives in proposals]
+    return positive_BD, [next(rest) if negatives.encoded else _had(negatives, positive_BD) for negatives in proposals]
+
+
+def _had(negatives: Negatives, positive_BD: Tensor) -> Tensor:
+    """Vectors of draws that need no encoding."""
+    if negatives.from_positives is not None:
+        return negatives.from_positives(positive_BD)
+    assert negatives.vectors is not None
+    return negatives.vectors
 
 
 def _scores(user_BD: Tensor, vectors: Tensor, negatives: Negatives) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 
 from esans.negatives.base import Batch, Context, Negatives, Sampler
 from esans.negatives.config import InBatchConfig
+from esans.negatives.ranks import of_all_ranks, of_all_ranks_with_gradient, ranks
 from esans.negatives.streaming import StreamingEstimate
 from esans.negatives.tables import Catalogue
 
@@ -16,8 +17,12 @@ from esans.negatives.tables import Catalogue
 class InBatch(Sampler):
     """The batch's other positives, corrected by how often each is expected there: a global group, METHOD 4b and 6.
 
+    With several processes, `gather` decides whose positives these are: those of all, with the gradient of every user's loss
+    going back to the process that encoded them, or those of the process. B is the number of examples among them.
+
     The expected count is B times the item's share among the train positives, or the streaming estimate of its chance to
     be in a batch, which needs no counts but cannot exceed 1: it underrates head items that a batch holds several times.
+    With `gather` every process estimates from the same positives; without, all use what the first one estimated from its own.
     """
 
     Config = InBatchConfig
@@ -32,12 +37,12 @@ class InBatch(Sampler):
         self.register_buffer("log_probability_N", catalogue.target_probability_N.log(), persistent=False)
 
     def propose(self, batch: Batch, user_BD: Tensor, generator: Generator) -> Negatives:
-        """All positives of the batch, shared; padding rows are no draws, nor are items without a share to correct by."""
-        drawn = batch.weight > 0
+        """All positives, shared; padding rows are no draws, nor are items without a share to correct by."""
+        ids, drawn = self._positives(batch)
         if self.streaming is None:
-            drawn = drawn & torch.isfinite(self.log_probability_N[batch.target])
-        valid = ~batch.knows(batch.target) & drawn[None, :]
-        return Negatives(batch.target, valid)
+            drawn = drawn & torch.isfinite(self.log_probability_N[ids])
+        valid = ~batch.knows(ids) & drawn[None, :]
+        return Negatives(ids, valid, from_positives=of_all_ranks_with_gradient if self.config.gather else _own)
 
     def log_expected_count(self, context: Context, ids: Tensor) -> Tensor:
         """B times the item's share among the positives, or the chance that streaming estimates."""
@@ -48,7 +53,7 @@ class InBatch(Sampler):
 
     def draws_per_example(self, batch: Batch) -> int:
         """B."""
-        return len(batch)
+        return len(batch) * (ranks() if self.config.gather else 1)
 
     def encodings_per_example(self, batch: Batch) -> float:
         """None: the positives are encoded anyway."""
@@ -61,4 +66,16 @@ class InBatch(Sampler):
     def wait(self, context: Context) -> None:
         """The same, before the group enters."""
         if self.streaming is not None:
-            self.streaming.observe(context.batch.target, context.batch.weight > 0)
+            self.streaming.observe(*self._positives(context.batch))
+
+    def _positives(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Ids (n,) int64, and whether each is an example, (n,) bool."""
+        if not self.config.gather:
+            return batch.target, batch.weight > 0
+        # One collective: -1 stands for padding.
+        found = of_all_ranks(torch.where(batch.weight > 0, batch.target, -1))
+        return found.clamp_min(0), found >= 0
+
+
+def _own(positive_BD: Tensor) -> Tensor:
+    return positive_BD

@@ -233,17 +233,16 @@ class _Ranks:
     def get_world_size(self) -> int:
         return 2
 
-    def all_gather(self, parts: list[Tensor], values: Tensor) -> None:
+    def all_gather_into_tensor(self, gathered: Tensor, values: Tensor) -> None:
         self.shown[self.own.rank] = values.clone()
         self.meet.wait(timeout=30)
-        for part, value in zip(parts, self.shown, strict=True):
-            part.copy_(value)
+        gathered.copy_(torch.cat(self.shown))
         self.meet.wait(timeout=30)
 
     def all_reduce(self, values: Tensor) -> None:
-        parts = [torch.empty_like(values) for _ in range(2)]
-        self.all_gather(parts, values)
-        values.copy_(parts[0] + parts[1])
+        both = torch.empty(2, *values.shape, dtype=values.dtype)
+        self.all_gather_into_tensor(both.flatten(), values)
+        values.copy_(both.sum(0))
 
 
 def test_all_ranks_learn_the_same_temperatures_from_all_users(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,7 +250,8 @@ def test_all_ranks_learn_the_same_temperatures_from_all_users(monkeypatch: pytes
     for epoch in (0.0, 1.0):
         trained(alone, epoch, [0, 3, 2, 3], COSINES[[0, 1, 1, 1]], POSITIVES[[0, 1, 1, 1]])
     ranks, temperatures = _Ranks(), [adaptive(), adaptive()]
-    monkeypatch.setattr("esans.negatives.ada_tau.dist", ranks)
+    for module in ("ada_tau", "ranks"):
+        monkeypatch.setattr(f"esans.negatives.{module}.dist", ranks)
 
     def train(rank: int) -> None:
         ranks.own.rank = rank

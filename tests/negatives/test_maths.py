@@ -344,7 +344,7 @@ def test_a_step_proposes_encodes_each_id_once_refines_and_lets_samplers_observe(
 
     result = groups(make_batch([0, 3, 12, 30, 35, 40]), user, encode, generator_of(0), diagnose=True)
     result.loss_B.mean().backward()
-    assert calls == [[(6,), (6,), (6, 2, 5), (6, 5), (6, 2)]]
+    assert calls == [[(6,), (6, 2, 5), (6, 5), (6, 2)]], "the positives once: in_batch takes their vectors"
     assert torch.isfinite(result.loss_B).all()
     shares = {name: figure for name, figure in result.figures.items() if name.startswith("share_")}
     assert set(shares) == {f"share_{name}" for name in ("in_batch", "easy", "easy_virtual", "hard", "hard_virtual", "mine")}
