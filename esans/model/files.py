@@ -11,6 +11,7 @@ import torch
 from esans.config import build, to_dict
 from esans.errors import BundleError
 from esans.model.config import ModelConfig
+from esans.model.meta import without_memory
 from esans.model.towers import TwoTower
 
 _CONFIG, _WEIGHTS, _CONTENT, _SIDE = "model.json", "weights.pt", "content.npy", "side.npy"
@@ -32,10 +33,10 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> TwoTower:
     if not (source / _CONFIG).is_file():
         raise BundleError(f"no model in {source}: {_CONFIG} is missing")
     described = json.loads((source / _CONFIG).read_text())
-    model = TwoTower(build(ModelConfig, described["config"]), **described["sizes"])
-    # weights_only: nothing from outside is unpickled into code.
-    model.load_state_dict(torch.load(source / _WEIGHTS, map_location="cpu", weights_only=True))
+    model = without_memory(build(ModelConfig, described["config"]), **described["sizes"])
+    # weights_only: nothing from outside is unpickled into code. Assigned, not copied: a table is in memory once.
+    model.load_state_dict(torch.load(source / _WEIGHTS, map_location=device, weights_only=True), assign=True)
     content = torch.from_numpy(np.load(source / _CONTENT, allow_pickle=False))
     side = torch.from_numpy(np.load(source / _SIDE, allow_pickle=False))
     model.set_content(content, side)
-    return model.to(device).eval()
+    return model.eval()

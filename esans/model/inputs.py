@@ -8,6 +8,23 @@ import torch
 from torch import Tensor, nn
 
 
+class Table(nn.Embedding):
+    """Embeddings whose rows start with norm 0.3 or so.
+
+    On the meta device nothing is drawn: there `normal_` would import torch's compiler, which takes seconds.
+    """
+
+    def reset_parameters(self) -> None:
+        """What torch draws when it builds an embedding; `draw` draws over it, once all modules beside it are there."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+    def draw(self) -> None:
+        """Draw the rows."""
+        if not self.weight.is_meta:
+            nn.init.normal_(self.weight, std=0.3 / self.embedding_dim**0.5)
+
+
 class ItemInputs(nn.Module):
     """Sum of an id embedding, a linear map of the frozen content vectors, and embeddings of side columns.
 
@@ -23,14 +40,24 @@ class ItemInputs(nn.Module):
 
     def __init__(self, num_items: int, dim: int, content_dim: int, side_sizes: Sequence[int]) -> None:
         super().__init__()
-        self.id_embedding = nn.Embedding(num_items, dim)
+        self.id_embedding = Table(num_items, dim)
         self.content_map = nn.Linear(content_dim, dim, bias=False) if content_dim else None
-        self.side_embeddings = nn.ModuleList(nn.Embedding(size, dim) for size in side_sizes)
+        self.side_embeddings = nn.ModuleList(Table(size, dim) for size in side_sizes)
         # Frozen and rebuilt from bundles, hence outside the state dict.
         self.register_buffer("content_NF", torch.zeros(num_items, content_dim), persistent=False)
         self.register_buffer("side_NS", torch.zeros(num_items, len(side_sizes), dtype=torch.long), persistent=False)
+        self._draw_tables()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew from torch's generator, in the order in which building draws them."""
+        for part in (self.id_embedding, self.content_map, *self.side_embeddings):
+            if part is not None:
+                part.reset_parameters()
+        self._draw_tables()
+
+    def _draw_tables(self) -> None:
         for table in (self.id_embedding, *self.side_embeddings):
-            nn.init.normal_(table.weight, std=0.3 / dim**0.5)
+            table.draw()
 
     def forward(self, ids: Tensor) -> Tensor:
         """(n,) int64 -> (n, D)."""

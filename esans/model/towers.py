@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from esans.model.config import ModelConfig
-from esans.model.inputs import ItemInputs
+from esans.model.inputs import ItemInputs, Table
 
 
 class Residual(nn.Module):
@@ -18,6 +18,12 @@ class Residual(nn.Module):
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, dim)) if hidden else None
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew from torch's generator, in the order in which building draws them."""
+        for layer in self.layers or ():
+            if isinstance(layer, nn.Linear):
+                layer.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
@@ -49,10 +55,27 @@ class TwoTower(nn.Module):
         self.user_layers = Residual(config.dim, config.hidden)
         # One learned logit per place, newest last: how much recency counts.
         self.place_logits_H = nn.Parameter(torch.zeros(history_length))
-        self.empty_history_D = nn.Parameter(torch.randn(config.dim) * 0.3 / config.dim**0.5)
-        self.user_embedding = nn.Embedding(num_users, config.dim) if config.user_id else None
+        self.empty_history_D = nn.Parameter(torch.empty(config.dim))
+        self._draw_empty_history()
+        self.user_embedding = Table(num_users, config.dim) if config.user_id else None
         if self.user_embedding is not None:
-            nn.init.normal_(self.user_embedding.weight, std=0.3 / config.dim**0.5)
+            self.user_embedding.draw()
+
+    def reset_parameters(self) -> None:
+        """Draw all weights anew from torch's generator, in the order in which building draws them: a seed gives the same towers."""
+        for part in (self.item_inputs, self.history_inputs, self.item_layers, self.user_layers):
+            if part is not None:
+                part.reset_parameters()
+        nn.init.zeros_(self.place_logits_H)
+        self._draw_empty_history()
+        if self.user_embedding is not None:
+            self.user_embedding.reset_parameters()
+            self.user_embedding.draw()
+
+    @torch.no_grad()
+    def _draw_empty_history(self) -> None:
+        if not self.empty_history_D.is_meta:
+            self.empty_history_D.copy_(torch.randn_like(self.empty_history_D) * 0.3 / self.dim**0.5)
 
     @property
     def dim(self) -> int:
@@ -69,15 +92,19 @@ class TwoTower(nn.Module):
         """Places of the history window."""
         return len(self.place_logits_H)
 
+    @property
+    def all_inputs(self) -> list[ItemInputs]:
+        """The item tower's inputs, and the histories' where they have their own."""
+        return [inputs for inputs in (self.item_inputs, self.history_inputs) if inputs is not None]
+
     def set_content(self, content_NF: Tensor | None, side_NS: Tensor | None) -> None:
-        """Put the frozen content vectors (N, F) float32 and side codes (N, S) int64 in place."""
-        for inputs in (self.item_inputs, self.history_inputs):
-            if inputs is None:
-                continue
-            if content_NF is not None and self.config.content:
-                inputs.content_NF = content_NF.to(inputs.content_NF.device)
-            if side_NS is not None and self.config.side:
-                inputs.side_NS = side_NS.to(inputs.side_NS.device)
+        """Put the frozen content vectors (N, F) float32 and side codes (N, S) int64 in place, where the weights are."""
+        device = self.place_logits_H.device
+        content = content_NF.to(device) if content_NF is not None and self.config.content else None
+        side = side_NS.to(device) if side_NS is not None and self.config.side else None
+        for inputs in self.all_inputs:
+            inputs.content_NF = inputs.content_NF if content is None else content
+            inputs.side_NS = inputs.side_NS if side is None else side
 
     def shared_inputs(self, places: int) -> Tensor | None:
         """Inputs of all items (N, D), where both towers read them and that many history places make it the faster way; else None."""

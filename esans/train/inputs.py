@@ -12,19 +12,21 @@ from torch import Tensor
 from esans import columns as c
 from esans.bundle import Bundle
 from esans.model.config import ModelConfig
+from esans.model.meta import materialise, without_memory
 from esans.model.towers import TwoTower
 from esans.negatives.cluster_bundle import load_clusters
 from esans.negatives.tables import Catalogue
 
 
-def build_model(config: ModelConfig, inputs: Mapping[str, Bundle]) -> TwoTower:
-    """The untrained towers with their frozen content and side codes in place, on the CPU."""
+def build_model(config: ModelConfig, inputs: Mapping[str, Bundle], device: torch.device) -> TwoTower:
+    """The untrained towers on `device`, with their frozen content and side codes in place; weights by torch's generator."""
     content = content_vectors(inputs["align"]) if config.content else None
     side, sizes = side_codes(inputs["features"]) if config.side else (None, [])
     shards = inputs["shards"].facts
     content_dim = 0 if content is None else content.shape[1]
-    model = TwoTower(config, shards["num_items"], shards["num_users"], shards["history_length"], content_dim, sizes)
-    model.set_content(content, side)
+    known = {name: shards[name] for name in ("num_items", "num_users", "history_length")}
+    model = without_memory(config, **known, content_dim=content_dim, side_sizes=sizes)
+    materialise(model, device, content, side)
     return model
 
 

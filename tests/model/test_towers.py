@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from esans.errors import BundleError
 from esans.model.config import ModelConfig
 from esans.model.files import load, save
+from esans.model.meta import materialise, without_memory
 from esans.model.towers import TwoTower
 
 
@@ -75,3 +79,48 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
 def test_user_embeddings_need_users() -> None:
     with pytest.raises(ValueError, match="this model has user embeddings: pass user_idx"):
         model_of(user_id=True).encode_users(torch.zeros(1, 6, dtype=torch.long))
+
+
+@pytest.mark.parametrize("keys", [{}, {"content": False, "side": False}, {"share_item_input": False, "user_id": True}, {"hidden": 0}])
+def test_towers_without_memory_get_the_weights_of_towers_built_at_once(keys: dict[str, object]) -> None:
+    """One seed, one set of weights, on every rank and either way; the frozen vectors are those given, shared by both inputs."""
+    config = ModelConfig(**{"dim": 8, "hidden": 16, **keys})  # type: ignore[arg-type]
+    sizes = {"num_items": 20, "num_users": 5, "history_length": 6, "content_dim": 7, "side_sizes": [3, 4]}
+    content, side = torch.randn(20, 7), torch.arange(40).view(20, 2) % 3
+    torch.manual_seed(3)
+    expected = TwoTower(config, **sizes)  # type: ignore[arg-type]
+    before = torch.get_rng_state()
+    model = without_memory(config, **sizes)
+    assert all(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
+    assert torch.equal(torch.get_rng_state(), before), "describing draws nothing"
+    torch.manual_seed(3)
+    materialise(model, torch.device("cpu"), content if config.content else None, side if config.side else None)
+    assert not any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
+    for name, value in expected.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+    for inputs in model.all_inputs:
+        assert (inputs.content_NF is content, inputs.side_NS is side) == (config.content, config.side)
+
+
+class Allocations(TorchDispatchMode):
+    """Counts tensors of at least `size` bytes that come to be in memory of their own."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.made = size, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        inputs = {tensor.data_ptr() for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, torch.Tensor) and not tensor.is_meta}
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and not tensor.is_meta and tensor.nbytes >= self.size:
+                self.made += tensor.data_ptr() not in inputs
+        return result
+
+
+def test_a_large_table_is_allocated_once() -> None:
+    config, sizes = ModelConfig(dim=8, side=False), {"num_users": 5, "history_length": 6, "content_dim": 8, "side_sizes": []}
+    content = torch.randn(100_000, 8)
+    with Allocations(content.nbytes) as seen:
+        materialise(without_memory(config, num_items=100_000, **sizes), torch.device("cpu"), content, None)
+    assert seen.made == 1
