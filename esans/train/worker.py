@@ -92,7 +92,7 @@ def build_trainer(
     """
     # The same weights on every rank before the first step.
     torch.manual_seed(seed)
-    model = build_model(config.model, inputs)
+    model = build_model(config.model, inputs, device)
     if catalogue is None:
         catalogue = load_catalogue(inputs["shards"], inputs.get("cluster"), inputs.get("features"), config.model.dim)
     if catalogue.clusters is not None:
