@@ -1,7 +1,4 @@
-"""Draws from the cluster tables on the device, by integer offsets and Gumbel top-k (METHOD 3).
-
-`torch.multinomial` is avoided: it takes at most 2^24 categories, and without replacement it hides a host synchronisation.
-"""
+"""Draws from the cluster tables on the device, by integer offsets (METHOD 3)."""
 
 from __future__ import annotations
 
@@ -9,16 +6,6 @@ import torch
 from torch import Generator, Tensor
 
 from esans.negatives.tables import ClusterTables
-
-
-def draw_clusters(log_transitions_PP: Tensor, primary_B: Tensor, count: int, generator: Generator) -> Tensor:
-    """Primaries other than each example's own, without replacement, from P(. | C_i): (B, count) int64.
-
-    The diagonal of `log_transitions_PP` is -inf. Rows of `primary_B` that are -1 get some legal draw; mask them.
-    """
-    log_BP = log_transitions_PP[primary_B.clamp_min(0)]
-    exponential = torch.empty_like(log_BP).exponential_(generator=generator)
-    return (log_BP - exponential.log()).topk(count, dim=1).indices
 
 
 def draw_members(tables: ClusterTables, clusters_BC: Tensor, count: int, generator: Generator) -> Tensor:

@@ -7,7 +7,8 @@ from torch import Generator, Tensor
 
 from esans.errors import ConfigError
 from esans.negatives.base import Batch, Context, Negatives, Sampler, Terms
-from esans.negatives.clusters import draw_clusters, draw_members, first_of_each
+from esans.negatives.cluster_draws import ClusterDraws
+from esans.negatives.clusters import draw_members, first_of_each
 from esans.negatives.config import EasyConfig, value_at
 from esans.negatives.edis import gram_of, mix_scores, simple_weights
 from esans.negatives.neighbours import Neighbours
@@ -32,6 +33,7 @@ class Easy(Sampler):
                 f"train.negatives: easy.clusters = {config.clusters}: must be below the number of primary clusters ({primaries})."
             )
         self.register_buffer("log_transitions_PP", self.tables.log_transitions(config.transition_temperature), persistent=False)
+        self.draws = ClusterDraws(self.log_transitions_PP)
         self.spared = Neighbours(self.name, config.spare_neighbours, catalogue)
 
     log_transitions_PP: Tensor
@@ -39,7 +41,7 @@ class Easy(Sampler):
     def propose(self, batch: Batch, user_BD: Tensor, generator: Generator) -> Negatives:
         """Draw (B, clusters, per_cluster) ids; masked: known and spared ones, repeats in the row, positives without a cluster."""
         primary_B = self.tables.item_primary_N[batch.target]
-        clusters_BC = draw_clusters(self.log_transitions_PP, primary_B, self.config.clusters, generator)
+        clusters_BC = self.draws.draw(primary_B, self.config.clusters, generator)
         ids_BCM = draw_members(self.tables, clusters_BC, self.config.per_cluster, generator)
         fresh = first_of_each(ids_BCM.flatten(1)).view_as(ids_BCM)
         false_BCM = batch.knows(ids_BCM) | self.spared.hold(batch.target, ids_BCM)

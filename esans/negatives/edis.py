@@ -1,6 +1,9 @@
 """EDIS: virtual negatives by interpolation, as score mixing without d-dimensional work (METHOD 4).
 
 Shape letters: B examples, C clusters, M real negatives of a cluster, V virtual negatives of a cluster, D dimensions.
+
+Tensors of many short rows are kept with the examples last: sums over M of 5 or V of 14 then run along whole vectors of examples,
+which takes a CPU a fifth of the time of small matrix products, and a GPU no more. Callers see (B, C, ...), as strides.
 """
 
 from __future__ import annotations
@@ -28,16 +31,28 @@ def simple_weights(valid_BCM: Tensor, generator: Generator) -> tuple[Tensor, Ten
         weights (B, C, V, M) float32, rows summing to 1 where valid and 0 elsewhere; valid (B, C, V) bool.
     """
     rows, clusters, parents = valid_BCM.shape
-    sizes_V = torch.tensor(subset_sizes(parents), device=valid_BCM.device)
-    keys = torch.rand((rows, clusters, len(sizes_V), parents), generator=generator, device=valid_BCM.device)
-    exponential = torch.log1p(-keys).neg_()
+    sizes = subset_sizes(parents)
+    keys = torch.rand((parents, len(sizes), clusters, rows), generator=generator, device=valid_BCM.device)
+    exponential_MVCB = torch.log1p(-keys).neg_()
     # What the k largest of iid exponentials have above the next one are again iid exponentials, whichever k they are: one
-    # sort gives both the subset and its masses. Normalised exponentials are Dirichlet(1, .., 1), over the live ones too.
-    next_V1 = (parents - 1 - sizes_V).clamp_min(0)[:, None].expand(rows, clusters, -1, 1)
-    below = exponential.sort(-1).values.gather(-1, next_V1) * (sizes_V < parents)[:, None]
-    mass = exponential.sub_(below).clamp_min_(0).mul_(valid_BCM[:, :, None, :])
-    valid_BCV = (mass > 0).sum(-1) >= 2
-    return mass * (valid_BCV / mass.sum(-1).clamp_min(1e-12))[..., None], valid_BCV
+    # order gives both the subset and its masses. Normalised exponentials are Dirichlet(1, .., 1), over the live ones too.
+    ranked = _rising(exponential_MVCB)
+    nothing = torch.zeros_like(ranked[0][0])
+    below_VCB = torch.stack([ranked[parents - 1 - size][place] if size < parents else nothing for place, size in enumerate(sizes)])
+    mass_MVCB = exponential_MVCB.sub_(below_VCB).clamp_min_(0).mul_(valid_BCM.permute(2, 1, 0)[:, None])
+    total_VCB = mass_MVCB.sum(0)
+    # One parent that has it all is no mix.
+    valid_VCB = mass_MVCB.amax(0) < total_VCB
+    return (mass_MVCB.mul_(valid_VCB / total_VCB.clamp_min(1e-12))).permute(3, 2, 1, 0), valid_VCB.permute(2, 1, 0)
+
+
+def _rising(values: Tensor) -> list[Tensor]:
+    """The slices along the first dimension, sorted element by element: odd-even transposition, a tenth of the time of a sort."""
+    rows = list(values.unbind(0))
+    for turn in range(len(rows)):
+        for place in range(turn % 2, len(rows) - 1, 2):
+            rows[place], rows[place + 1] = torch.minimum(rows[place], rows[place + 1]), torch.maximum(rows[place], rows[place + 1])
+    return rows
 
 
 def gram_of(vectors_BCMD: Tensor) -> Tensor:
@@ -62,12 +77,15 @@ def mix_scores(scores_BCM: Tensor, weights_BCVM: Tensor, gram_BCMM: Tensor | Non
     Returns:
         (B, C, V) scores, same dtype.
     """
-    mixed_BCV = torch.einsum("bcvm,bcm->bcv", weights_BCVM, scores_BCM)
-    if gram_BCMM is None:
-        return mixed_BCV
-    norm2_BCV = (weights_BCVM @ gram_BCMM * weights_BCVM).sum(-1)
-    # A fully masked row has norm 0; any finite stand-in will do, since its term is masked.
-    return mixed_BCV * norm2_BCV.clamp_min(1e-6).rsqrt()
+    weights_MVCB, scores_MCB = weights_BCVM.permute(3, 2, 1, 0), scores_BCM.permute(2, 1, 0).contiguous()
+    mixed_VCB = (weights_MVCB * scores_MCB[:, None]).sum(0)
+    if gram_BCMM is not None:
+        gram = gram_BCMM.permute(2, 3, 1, 0).contiguous()
+        # Parent by parent, so that nothing is larger than the weights.
+        parts = [weights_VCB * (weights_MVCB * row_MCB[:, None]).sum(0) for weights_VCB, row_MCB in zip(weights_MVCB, gram, strict=True)]
+        # A fully masked row has norm 0; any finite stand-in will do, since its term is masked.
+        mixed_VCB = mixed_VCB * torch.stack(parts).sum(0).clamp_min(1e-6).rsqrt()
+    return mixed_VCB.permute(2, 1, 0)
 
 
 def hard_scores(scores_BH: Tensor, positive_B1: Tensor, mix_BH: Tensor, cosine_BH: Tensor | None = None) -> Tensor:

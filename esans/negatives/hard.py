@@ -44,7 +44,7 @@ class Hard(Sampler):
         if self.config.detach_positive:
             positive_BD = positive_BD.detach()
             score_B = (context.user * positive_BD).sum(-1)
-        cosine_BH = torch.einsum("bd,bhd->bh", positive_BD, context.negative_vectors) if self.config.unit_norm else None
+        cosine_BH = (context.negative_vectors * positive_BD[:, None]).sum(-1) if self.config.unit_norm else None
         virtual_BH = hard_scores(scores, score_B[:, None], self._mix(scores, context), cosine_BH)
         virtual = self.terms(f"{self.name}_virtual", virtual_BH, negatives.valid, context)
         virtual.log_weight = value_at(self.config.virtual_log_weight, context.epoch)

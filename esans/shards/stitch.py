@@ -15,13 +15,13 @@ from esans.errors import ConfigError
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
-    from torch import Tensor
 
     from esans.bundle import Bundle
+    from esans.negatives.cluster_draws import ClusterDraws
     from esans.negatives.tables import ClusterTables
     from esans.shards.config import StitchConfig
 
-# Draws at a time: one row of the transition table each, so 1,024 x K1 floats.
+# Draws at a time: one row of the transition table each, so 1,024 x K1 doubles.
 _DRAWS = 1_024
 _KEYS = (c.USER_IDX, c.TARGET, c.TIMESTAMP)
 
@@ -59,9 +59,9 @@ def stitch(examples: DataFrame, cluster: Bundle, config: StitchConfig, seed: int
 
 def _task(uri: str, config: StitchConfig, seed: int) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def join(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        tables, log_transitions_PP = _tables(uri, config.transition_temperature)
+        tables, primaries = _tables(uri, config.transition_temperature)
         for rows in runs(batches, max(1, _DRAWS // config.draws)):
-            for name, ids in draw(rows, tables, log_transitions_PP, config, seed).items():
+            for name, ids in draw(rows, tables, primaries, config, seed).items():
                 rows = rows.append_column(name, _lists(ids))
             yield from rows.combine_chunks().to_batches()
 
@@ -81,16 +81,16 @@ def runs(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
         yield waiting
 
 
-def draw(rows: pa.Table, tables: ClusterTables, log_transitions_PP: Tensor, config: StitchConfig, seed: int) -> dict[str, np.ndarray]:
+def draw(rows: pa.Table, tables: ClusterTables, primaries: ClusterDraws, config: StitchConfig, seed: int) -> dict[str, np.ndarray]:
     """Negatives of B examples, before masks: easy (B, draws * m_c * m_o) and hard (B, draws * n_h), int32, PADDING where there is none."""
     import torch
 
-    from esans.negatives.clusters import draw_clusters, draw_hard, draw_members
+    from esans.negatives.clusters import draw_hard, draw_members
 
     generator = torch.Generator().manual_seed(_seed(rows, seed))
     target = torch.from_numpy(rows.column(c.TARGET).to_numpy().astype(np.int64)).repeat_interleave(config.draws)
     primary = tables.item_primary_N[target]
-    clusters = draw_clusters(log_transitions_PP, primary, config.clusters, generator)
+    clusters = primaries.draw(primary, config.clusters, generator)
     easy = draw_members(tables, clusters, config.per_cluster, generator).masked_fill((primary < 0)[:, None, None], c.PADDING)
     hard, pool = draw_hard(tables, target, config.hard, generator)
     hard = hard.masked_fill(~pool[:, None], c.PADDING)
@@ -111,14 +111,15 @@ def _lists(ids: np.ndarray) -> pa.Array:
 
 
 @lru_cache(maxsize=1)
-def _tables(uri: str, temperature: float | None) -> tuple[ClusterTables, Tensor]:
+def _tables(uri: str, temperature: float | None) -> tuple[ClusterTables, ClusterDraws]:
     # Once a Python worker, which takes one task after the other.
     import torch
 
     from esans.bundle import Bundle
     from esans.negatives.cluster_bundle import load_clusters
+    from esans.negatives.cluster_draws import ClusterDraws
 
     # Spark runs one worker a core.
     torch.set_num_threads(1)
     tables = load_clusters(Bundle.open(uri))
-    return tables, tables.log_transitions(temperature)
+    return tables, ClusterDraws(tables.log_transitions(temperature))

@@ -15,7 +15,8 @@ from scipy.stats import chisquare
 from esans.config import config as config_section
 from esans.errors import ConfigError
 from esans.negatives.base import Batch, Sampler
-from esans.negatives.clusters import draw_clusters, draw_hard, first_of_each, hard_pool_sizes
+from esans.negatives.cluster_draws import ClusterDraws
+from esans.negatives.clusters import draw_hard, first_of_each, hard_pool_sizes
 from esans.negatives.config import SamplerConfig
 from esans.negatives.registry import LOSSES, SAMPLERS, TEMPERATURES, build_samplers, known_samplers, resolve
 from esans.negatives.tables import Catalogue, ClusterTables
@@ -66,7 +67,7 @@ def test_the_expected_count_of_two_clusters_is_not_twice_the_single_draw(catalog
     assert tables is not None
     p = tables.transitions_PP[0].double()
     exact = torch.stack([p[j] * (1 + sum(p[k] / (1 - p[k]) for k in range(4) if k not in (0, j))) for j in range(1, 4)])
-    drawn = draw_clusters(tables.transitions_PP.log(), torch.zeros(200_000, dtype=torch.long), 2, generator_of(3))
+    drawn = ClusterDraws(tables.log_transitions()).draw(torch.zeros(200_000, dtype=torch.long), 2, generator_of(3))
     measured = torch.bincount(drawn.flatten(), minlength=4)[1:].double() / 200_000
     assert torch.allclose(measured, exact, atol=0.005)
     assert not torch.allclose(2 * p[1:], exact, atol=0.005)
