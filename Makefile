@@ -11,7 +11,7 @@ WORK ?= work
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup develop quickstart test lint unit integration format mlflow package clean distclean
+.PHONY: help setup develop sharded quickstart test lint unit integration format mlflow package clean distclean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -21,6 +21,9 @@ setup: ## Make .venv, install the project, find or get Java
 
 develop: ## The same with the encoders and what tests need
 	@sh tools/setup.sh --extras cpu,dev,encoders
+
+sharded: setup ## Make .venv-sharded: .venv and TorchRec, for tables spread over processes (train.model.tables=sharded)
+	@sh tools/sharded.sh
 
 quickstart: setup ## Run the whole chain on the bundled shop data and print the table of methods
 	@$(PY) jobs/pipeline.py --config conf/quickstart.yaml
@@ -54,5 +57,5 @@ package: setup ## dist/esans-*.whl to install, and the same as dist/esans.zip fo
 clean: ## Remove results and caches, keep .venv
 	rm -rf work build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache spark-warehouse metastore_db derby.log
 
-distclean: clean ## Remove .venv and .jdk too
-	rm -rf .venv .jdk esans.egg-info
+distclean: clean ## Remove .venv, .venv-sharded and .jdk too
+	rm -rf .venv .venv-sharded .jdk esans.egg-info

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from esans.config import build, to_dict
 from esans.errors import BundleError
@@ -17,12 +19,16 @@ from esans.model.towers import TwoTower
 _CONFIG, _WEIGHTS, _CONTENT, _SIDE = "model.json", "weights.pt", "content.npy", "side.npy"
 
 
-def save(model: TwoTower, folder: str | Path) -> None:
-    """Write the model to a folder that `load` reads; nothing in it is a pickle of code."""
+def save(model: TwoTower, folder: str | Path, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Write the model to a folder that `load` reads; nothing in it is a pickle of code.
+
+    `weights` are those of `esans.model.sharded.whole_state`, where tables may be sharded; the folder does not tell that they were.
+    """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    (target / _CONFIG).write_text(json.dumps({"config": to_dict(model.config), "sizes": model.sizes}, indent=1))
-    torch.save(model.state_dict(), target / _WEIGHTS)
+    config = to_dict(model.config) | {"tables": "replicated"}
+    (target / _CONFIG).write_text(json.dumps({"config": config, "sizes": model.sizes}, indent=1))
+    torch.save(model.state_dict() if weights is None else dict(weights), target / _WEIGHTS)
     np.save(target / _CONTENT, model.item_inputs.content_NF.cpu().numpy(), allow_pickle=False)
     np.save(target / _SIDE, model.item_inputs.side_NS.cpu().numpy(), allow_pickle=False)
 

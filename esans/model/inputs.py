@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from esans.model.sharded import ShardedTable
+
 
 class Table(nn.Embedding):
     """Embeddings whose rows start with norm 0.3 or so.
@@ -59,6 +61,11 @@ class ItemInputs(nn.Module):
         for table in (self.id_embedding, *self.side_embeddings):
             table.draw()
 
+    @property
+    def sharded(self) -> bool:
+        """Whether the table of ids lies spread over the processes: then it is never looked at as a whole."""
+        return isinstance(self.id_embedding, ShardedTable)
+
     def forward(self, ids: Tensor) -> Tensor:
         """(n,) int64 -> (n, D)."""
         total = self.id_embedding(ids)
@@ -78,10 +85,14 @@ class ItemInputs(nn.Module):
         `whole_ND` is `whole()` where the caller has it already.
         """
         dynamic = self.dynamic_shapes and ids_BH.device.type == "cpu"
-        if whole_ND is not None or ids_BH.numel() >= self.id_embedding.num_embeddings:
+        if whole_ND is not None or (ids_BH.numel() >= self.id_embedding.num_embeddings and not self.sharded):
             # Fewer items than places: the inputs of all items once, then one pass over the bags.
             return _bag(self.whole() if whole_ND is None else whole_ND, ids_BH, weights_BH, dynamic)
-        total = _bag(self.id_embedding.weight, ids_BH, weights_BH, dynamic, self.id_embedding.sparse)
+        if isinstance(self.id_embedding, ShardedTable):
+            rows, place_BH = self.id_embedding.distinct(ids_BH)
+            total = _bag(rows, place_BH, weights_BH, dynamic)
+        else:
+            total = _bag(self.id_embedding.weight, ids_BH, weights_BH, dynamic, self.id_embedding.sparse)
         if self.content_map is not None:
             total = total + self.content_map(_bag(self.content_NF, ids_BH, weights_BH, dynamic))
         for place, table in enumerate(self.side_embeddings):

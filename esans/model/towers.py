@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from esans.model.config import ModelConfig
 from esans.model.inputs import ItemInputs, Table
 
+# Tables that grow with items and users, by their names in TwoTower.
+BIG_TABLES = ("item_inputs.id_embedding", "history_inputs.id_embedding", "user_embedding")
+
 
 class Residual(nn.Module):
     """x + MLP(x), or x where the hidden width is 0."""
@@ -108,7 +111,8 @@ class TwoTower(nn.Module):
 
     def shared_inputs(self, places: int) -> Tensor | None:
         """Inputs of all items (N, D), where both towers read them and that many history places make it the faster way; else None."""
-        return self.item_inputs.whole() if self.history_inputs is None and places >= self.num_items else None
+        faster = self.history_inputs is None and places >= self.num_items and not self.item_inputs.sharded
+        return self.item_inputs.whole() if faster else None
 
     def encode_items(self, item_idx: Tensor) -> Tensor:
         """(n,) int64 -> (n, D) unit vectors."""

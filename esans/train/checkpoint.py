@@ -25,6 +25,7 @@ import posixpath
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from typing import Any
 
 import fsspec
@@ -35,6 +36,7 @@ from torch import Tensor
 from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader, FsspecWriter
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.device_mesh import DeviceMesh
 
 from esans.config import flatten
 from esans.errors import ConfigError, EsansError
@@ -87,7 +89,7 @@ class Checkpoints:
         """Copy the state to the host, and write it as the checkpoint of `step`; all ranks call it.
 
         Args:
-            state: of esans.train.state.pack; values that ranks hold in copies are taken from rank 0.
+            state: of esans.train.state.pack; values that ranks hold in copies are taken from rank 0, and each writes its own `Rows`.
             step: names the checkpoint; one of the same step is replaced.
             best: whether it is the best so far by validation.
 
@@ -98,7 +100,7 @@ class Checkpoints:
             CheckpointError: the one before could not be written.
         """
         self.wait()
-        tensors, skeleton = pack(state)
+        tensors, skeleton = pack(state, self._mesh)
         name = f"step-{step:09d}"
         self._flying = self._thread.submit(self._write, name, tensors, skeleton, step, best)
         if not self.background:
@@ -177,6 +179,11 @@ class Checkpoints:
                 raise Damaged(f"{where}/{file} is missing or not what its checksum says")
         return manifest
 
+    @cached_property
+    def _mesh(self) -> DeviceMesh | None:
+        """The processes as those see them that tensors lie spread over; None for one process, which has them whole."""
+        return None if self.group is None else DeviceMesh.from_group(self.group, "cpu")
+
     def _same_config(self, where: str, config: Mapping[str, Any]) -> None:
         # Through JSON, as the one of the manifest went.
         old, new = flatten(config), flatten(json.loads(json.dumps(self.config)))
@@ -204,7 +211,7 @@ class Checkpoints:
     def _read(self, name: str) -> Any:
         folder = f"{self.path}/{name}"
         skeleton = json.loads(self.filesystem.cat_file(f"{folder}/{_STATE}"))
-        tensors = empty_tensors(skeleton)
+        tensors = empty_tensors(skeleton, self._mesh)
         dcp.load(tensors, storage_reader=_Reader(join(self.uri, name)), no_dist=True)
         return unpack(skeleton, tensors)
 

@@ -13,7 +13,8 @@ from esans import columns as c
 from esans.bundle import Bundle
 from esans.model.config import ModelConfig
 from esans.model.meta import materialise, without_memory
-from esans.model.towers import TwoTower
+from esans.model.sharded import shard_tables
+from esans.model.towers import BIG_TABLES, TwoTower
 from esans.negatives.cluster_bundle import load_clusters
 from esans.negatives.tables import Catalogue
 
@@ -26,6 +27,8 @@ def build_model(config: ModelConfig, inputs: Mapping[str, Bundle], device: torch
     content_dim = 0 if content is None else content.shape[1]
     known = {name: shards[name] for name in ("num_items", "num_users", "history_length")}
     model = without_memory(config, **known, content_dim=content_dim, side_sizes=sizes)
+    if config.tables == "sharded":
+        shard_tables(model, BIG_TABLES, device)
     materialise(model, device, content, side)
     return model
 

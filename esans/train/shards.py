@@ -1,0 +1,45 @@
+"""What a training with sharded tables does otherwise: gradients, checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from esans.model.sharded import ShardedTable, sharded_tables
+from esans.train.state import Rows
+
+
+def data_parallel(module: nn.Module) -> DistributedDataParallel:
+    """The module with the gradients of what every process holds averaged; sharded tables see to their own."""
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, list(sharded_tables(module)))
+    return DistributedDataParallel(module, static_graph=True)
+
+
+def weights_of(module: nn.Module, state: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
+    """State of a module, or copies of it in `state`, for a checkpoint: each process names the rows that it has."""
+    tables = sharded_tables(module)
+    return {name: _rows(value, tables.get(name)) for name, value in (module.state_dict() if state is None else state).items()}
+
+
+def optimizer_of(optimizer: Optimizer, module: nn.Module) -> dict[str, Any]:
+    """State of an optimiser for a checkpoint: the moments of a sharded table lie as its rows do."""
+    state = optimizer.state_dict()
+    tables = {id(table.weight): table for table in sharded_tables(module).values()}
+    if not tables:
+        return state
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    moments = {
+        place: {name: _rows(value, tables.get(id(parameters[place]))) for name, value in values.items()}
+        for place, values in state["state"].items()
+    }
+    return {**state, "state": moments}
+
+
+def _rows(value: Any, table: ShardedTable | None) -> Any:
+    # A step count is no row.
+    spread = table is not None and isinstance(value, Tensor) and value.shape == table.weight.shape
+    return Rows(value, table.num_embeddings) if spread and table is not None else value
