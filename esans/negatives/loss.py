@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from esans.negatives.base import Context, Sampler, Terms
 from esans.negatives.config_loss import LossConfig
+from esans.negatives.softmax import shifted_logits, softmax_loss
 from esans.negatives.tables import Catalogue
 
 
@@ -82,9 +83,8 @@ def softmax_logits(
             shift = group.log_weight
         elif correction != "none" and group.ids is not None:
             shift = -pooled_correction(pooled, context, group.ids, full=correction == "full")
-        # Shift and mask as one term without gradient: the backward pass then has one product over the scores.
-        bias = torch.where(group.valid, torch.as_tensor(shift, dtype=group.scores.dtype, device=group.scores.device), -torch.inf)
-        logits.append(scaled(group.scores, context.temperature, group.temperature_ratio) + bias)
+        rate = 1 / (context.temperature * group.temperature_ratio)
+        logits.append(shifted_logits(group.scores, rate, torch.as_tensor(shift, device=rate.device), group.valid))
     return logits
 
 
@@ -97,10 +97,7 @@ def _log_count(sampler: Sampler, context: Context, ids: Tensor) -> Tensor:
 
 def sampled_softmax(positive_B: Tensor, logits: Sequence[Tensor]) -> Tensor:
     """-log softmax of the positive's logit against all terms: (B,). A row without any live term has loss 0, never NaN."""
-    everything = torch.cat([positive_B[:, None], *logits], dim=1)
-    first = torch.zeros(len(everything), dtype=torch.int64, device=everything.device)
-    # One fused kernel each way, a third of the time of logsumexp on a CPU.
-    return torch.nn.functional.cross_entropy(everything, first, reduction="none")
+    return softmax_loss(positive_B, *logits)
 
 
 def negative_shares(terms: Sequence[Terms], logits: Sequence[Tensor]) -> dict[str, Tensor]:
