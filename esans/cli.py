@@ -43,7 +43,7 @@ def run_pipeline(argv: Sequence[str] | None = None) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The `esans` command: its first argument is a stage, `pipeline` or `validate`."""
+    """The `esans` command: its first argument is a stage, `pipeline`, `validate` or `deliver`."""
     arguments = _arguments(argv)
     _guarded(lambda: _dispatch(arguments))
 
@@ -55,7 +55,11 @@ def _arguments(argv: Sequence[str] | None) -> list[str]:
 def _dispatch(arguments: list[str]) -> None:
     from esans.flow import STAGES
 
-    commands = {"pipeline": "every stage in order, skipping what is up to date", "validate": "check both raw tables and print a report"}
+    commands = {
+        "pipeline": "every stage in order, skipping what is up to date",
+        "validate": "check both raw tables and print a report",
+        "deliver": "send MLflow what it could not be sent before: esans deliver WORK_DIR",
+    }
     command = arguments[0] if arguments else "--help"
     if command in STAGES:
         from esans.flow import stage_class
@@ -65,6 +69,8 @@ def _dispatch(arguments: list[str]) -> None:
         _run_pipeline(arguments[1:])
     elif command == "validate":
         _run_validate(arguments[1:])
+    elif command == "deliver":
+        _run_deliver(arguments[1:])
     elif command in ("--help", "-h", "help"):
         print("usage: esans COMMAND [--config FILE.yaml ...] [--section.key=value ...]\n\ncommands:")
         for name in STAGES:
@@ -120,6 +126,20 @@ def _run_validate(arguments: list[str]) -> None:
     from esans.prepare.validate import print_report
 
     print_report(settings.prepare, settings.spark)
+
+
+def _run_deliver(arguments: list[str]) -> None:
+    from esans.delivery import deliver_left
+    from esans.outbox import root_of
+    from esans.tracking import TrackingError
+
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        raise ConfigError("usage: esans deliver WORK_DIR, the folder of the runs (work_dir of their configuration)")
+    root = root_of(arguments[0])
+    failed = deliver_left(root)
+    if failed:
+        raise TrackingError("\n".join(failed))
+    print(f"nothing waits in {root}")
 
 
 def _parse(arguments: list[str], program: str, about: str) -> Source | None:

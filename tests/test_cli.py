@@ -109,7 +109,7 @@ def test_a_method_may_set_only_what_comes_after_the_shared_stages(tmp_path: Path
         (["--sed=1"], "sed: unknown key. Did you mean 'seed'? Allowed here: "),
         (["--spark.shuffle_partitions=0"], "spark.shuffle_partitions = 0: must be greater than or equal to 1."),
         (["--spark.shuffle_partitions=few"], "spark.shuffle_partitions = 'few': must be a valid integer, "),
-        (["--tracking=3"], "tracking = 3: must be a section with keys of its own. Allowed there: uri, experiment, system_metrics."),
+        (["--tracking=3"], "tracking = 3: must be a section with keys of its own. Allowed there: uri, experiment, system_metrics, "),
         (["--method=nothing"], "method = 'nothing': no nothing.yaml in conf/experiments. Known: "),
         (["--pipeline.methods=[nothing]"], "method = 'nothing': no nothing.yaml in conf/experiments. Known: "),
         (["--config"], "--config needs a file: --config conf/quickstart.yaml"),

@@ -67,7 +67,16 @@ class Align(Stage):
         from esans.launch import launch
 
         run, config = self.context.run, self.config
-        spec = WorkerSpec(to_dict(config), features.uri, out.scratch_uri, self.context.seed, run.run_id, run.tracking_uri)
+        spec = WorkerSpec(
+            config=to_dict(config),
+            features=features.uri,
+            scratch_uri=out.scratch_uri,
+            seed=self.context.seed,
+            run_id=run.run_id,
+            tracking_uri=run.tracking_uri,
+            work_dir=self.context.work_dir,
+            deliver_seconds=self.context.tracking_config.deliver_seconds,
+        )
         spark = self.context.spark if config.launch.mode == "spark" else None
         launch(WORK, spec.dump(), config.launch, out.scratch_uri, spark, what="alignment")
         fitted = Fitted.read(out.scratch_uri)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -37,6 +38,10 @@ class WorkerSpec(Spec):
     run_id: str
     tracking_uri: str
     """MLflow; empty logs nowhere."""
+    work_dir: str = ""
+    """Where waits what MLflow does not take at once; empty: in the scratch folder."""
+    deliver_seconds: float = 30.0
+    """As in `TrackingConfig`."""
 
 
 @dataclass
@@ -78,17 +83,23 @@ def fit_rank(spec: WorkerSpec, config: AlignConfig, process: Process) -> None:
     modalities = modality_lengths(features)
     reader = Reader(features.table("vectors"), modalities, config.buffer_items, process.rank, process.world_size)
     model = build_model(config, modalities, spec.seed).to(process.device)
-    run = Run.attach(spec.tracking_uri, spec.run_id) if process.rank == 0 and spec.tracking_uri else None
+    ranks = Ranks(process.rank, process.world_size, process.device)
+    with ExitStack() as last:
+        logs = process.rank == 0 and bool(spec.tracking_uri)
+        log = last.enter_context(closing(_run(spec))).metrics if logs else _silent
+        trainer = Trainer(config, model, reader, spec.seed, lambda epoch, found: log(found, epoch), ranks)
+        curve = trainer.fit()
+        if process.rank == 0:
+            books = {} if trainer.books is None else {level: book.detach().cpu() for level, book in trainer.books.quantiser.books.items()}
+            Fitted({name: value.cpu() for name, value in model.state_dict().items()}, books, curve).write(spec.scratch_uri)
 
-    def watch(epoch: int, found: Mapping[str, float]) -> None:
-        if run is not None:
-            run.metrics(found, epoch)
 
-    trainer = Trainer(config, model, reader, spec.seed, watch, Ranks(process.rank, process.world_size, process.device))
-    curve = trainer.fit()
-    if process.rank == 0:
-        books = {} if trainer.books is None else {level: book.detach().cpu() for level, book in trainer.books.quantiser.books.items()}
-        Fitted({name: value.cpu() for name, value in model.state_dict().items()}, books, curve).write(spec.scratch_uri)
+def _run(spec: WorkerSpec) -> Run:
+    return Run(spec.run_id, spec.tracking_uri, spec.work_dir or spec.scratch_uri, spec.deliver_seconds)
+
+
+def _silent(values: Mapping[str, float], step: int = 0) -> None:
+    """Only rank 0 writes to MLflow (contract 7)."""
 
 
 def modality_lengths(features: Bundle) -> dict[str, int]:

@@ -45,6 +45,8 @@ class Train(Stage):
             seed=context.seed,
             run_id=run.run_id,
             tracking_uri=run.tracking_uri,
+            work_dir=context.work_dir,
+            deliver_seconds=context.tracking_config.deliver_seconds,
         )
         launch(spec.dump(), self.config.launch, out.scratch_uri, context.spark if self.config.launch.mode == "spark" else None)
         with fsspec.open(join(out.scratch_uri, "result.json"), "r") as stream:

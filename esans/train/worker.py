@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -44,6 +45,10 @@ class WorkerSpec(Spec):
     seed: int
     run_id: str
     tracking_uri: str
+    work_dir: str = ""
+    """Where waits what MLflow does not take at once; empty: in the scratch folder."""
+    deliver_seconds: float = 30.0
+    """As in `TrackingConfig`."""
 
 
 def run_worker(spec_json: str) -> None:
@@ -57,13 +62,14 @@ def run_worker(spec_json: str) -> None:
 def train_rank(spec: WorkerSpec, config: TrainConfig, rank: int, world_size: int, device: torch.device) -> None:
     """Build everything from the spec, train, and let rank 0 write model and result."""
     inputs = {name: Bundle.open(uri) for name, uri in spec.inputs.items()}
-    run = Run.attach(spec.tracking_uri, spec.run_id) if rank == 0 else None
-    log = run.metrics if run is not None else _silent
-    trainer = build_trainer(config, inputs, spec.seed, rank, world_size, device, spec.scratch_uri, log)
-    progress = trainer.train()
-    if rank == 0:
-        _write_model(trainer, spec.model_uri)
-        write_text(join(spec.scratch_uri, "result.json"), json.dumps({"records": progress.records, "best_epoch": progress.best_epoch}))
+    with ExitStack() as last:
+        # Closed after the model is written: what MLflow is still owed can wait, and is kept.
+        log = last.enter_context(closing(_run(spec))).metrics if rank == 0 else _silent
+        trainer = build_trainer(config, inputs, spec.seed, rank, world_size, device, spec.scratch_uri, log)
+        progress = trainer.train()
+        if rank == 0:
+            _write_model(trainer, spec.model_uri)
+            write_text(join(spec.scratch_uri, "result.json"), json.dumps({"records": progress.records, "best_epoch": progress.best_epoch}))
 
 
 def build_trainer(
@@ -127,6 +133,10 @@ def build_negatives(config: TrainConfig, catalogue: Catalogue) -> NegativeGroups
     # Mappings, once resolve_groups has run.
     loss, temperature = cast(dict[str, Any], config.loss), cast(dict[str, Any], config.temperature)
     return NegativeGroups(samplers, build_loss(loss, catalogue), build_temperature(temperature, catalogue))
+
+
+def _run(spec: WorkerSpec) -> Run:
+    return Run(spec.run_id, spec.tracking_uri, spec.work_dir or spec.scratch_uri, spec.deliver_seconds)
 
 
 def _silent(values: Mapping[str, float], step: int = 0) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -11,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.processes import free_port, service, wait_for
+from benchmarks.processes import free_port
 from benchmarks.standalone import standalone
-from tests.integration.processes import ROOT, SparkCluster
+from tests.integration.processes import ROOT, SparkCluster, mlflow_service
 from tests.integration.slice import write_slice
 
 
@@ -64,12 +63,7 @@ def spark_cluster(tmp_path_factory: pytest.TempPathFactory, py_files: Path) -> I
 
 
 @pytest.fixture(scope="session")
-def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[str]:
     """URL of an MLflow server with an SQLite store that also serves the artifacts."""
-    folder = tmp_path_factory.mktemp("mlflow")
-    port = free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts")]
-    with service(command, folder / "server.log", os.environ) as process:
-        wait_for(f"http://127.0.0.1:{port}/health", "OK", process, folder / "server.log")
-        yield f"http://127.0.0.1:{port}"
+    with mlflow_service(tmp_path_factory.mktemp("mlflow"), empty_store, free_port()) as server:
+        yield server.url

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from benchmarks.processes import service, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,6 +29,33 @@ def succeeded(done: subprocess.CompletedProcess[str]) -> str:
     """Standard output of a process that ended well; both outputs in the failure otherwise."""
     assert done.returncode == 0, f"{done.args}\n--- stdout\n{done.stdout[-6000:]}\n--- stderr\n{done.stderr[-6000:]}"
     return done.stdout
+
+
+@dataclass(frozen=True)
+class MLflow:
+    """A running server."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+
+    def kill(self) -> None:
+        """End it outright, with its children."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@contextmanager
+def mlflow_service(folder: Path, empty_store: Path, port: int) -> Iterator[MLflow]:
+    """An MLflow server on loopback with its SQLite store, a copy of `empty_store` at first, and its artifacts in `folder`."""
+    if not (folder / "mlflow.db").exists():
+        shutil.copy(empty_store, folder / "mlflow.db")
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts")]
+    # The server's own jobs, which nothing here uses, would be eight processes more.
+    with service(command, folder / "server.log", {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}) as process:
+        url = f"http://127.0.0.1:{port}"
+        wait_for(f"{url}/health", "OK", process, folder / "server.log", seconds=180)
+        yield MLflow(url, process)
 
 
 @dataclass(frozen=True)
