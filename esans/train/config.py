@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Any, Literal
 
-from esans.config import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Runtime, config, section
+from esans.config import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Runtime, config, section
 from esans.errors import ConfigError
 from esans.launch import LaunchConfig
 from esans.model.config import ModelConfig
@@ -19,15 +19,37 @@ class OptimizerConfig:
     """AdamW step size of the towers."""
     table_learning_rate: PositiveFloat | None = None
     """Step size of the embedding tables; by default the towers'."""
-    tables: Literal["adamw", "sparse_adam"] = "adamw"
-    """Optimiser of the embedding tables. sparse_adam touches only the rows of the step, which a large catalogue needs on a CPU;
-    it takes no weight decay, stands outside gradient clipping, and runs in one process only."""
+    tables: Literal["adamw", "sparse_adam", "adagrad"] = "adamw"
+    """Optimiser of the embedding tables. sparse_adam and adagrad take sparse gradients and touch only the rows of the step, which a
+    large catalogue needs on a CPU: without weight decay, outside gradient clipping, and in several processes only over gloo,
+    on CPUs. adagrad keeps one number a weight, sparse_adam two; each row has a step size of its own that only falls."""
     weight_decay: NonNegativeFloat = 0.0001
-    """Decoupled weight decay of everything but the temperature."""
+    """Decoupled weight decay of the towers, the temperature excepted, and of tables that adamw steps."""
+    table_weight_decay: NonNegativeFloat | None = None
+    """Decoupled weight decay of the embedding tables; by default `weight_decay` with adamw, and none with the sparse optimisers."""
     warmup_steps: NonNegativeInt = 50
-    """Steps over which the step size rises from 0."""
+    """Optimiser steps over which the step sizes rise from 0."""
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """Step sizes after the warm-up: as they are, or falling to `final_share` of them at the last step of `epochs` epochs, by half
+    a cosine or in a straight line. A run that stops early, by `patience`, does not see the end."""
+    final_share: Fraction = 0.0
+    """Share of the step sizes that is left at the end of a cosine or linear schedule, 0 .. 1."""
     clip_norm: NonNegativeFloat = 5.0
-    """Largest global gradient norm; 0 leaves gradients alone."""
+    """Largest gradient norm, over everything but tables with sparse gradients; 0 leaves gradients alone."""
+
+    @property
+    def sparse(self) -> bool:
+        """Whether the embedding tables have sparse gradients."""
+        return self.tables != "adamw"
+
+    def __post_init__(self) -> None:
+        if self.sparse and self.table_weight_decay:
+            raise ValueError(
+                f"optimizer.table_weight_decay = {self.table_weight_decay:g}, but optimizer.tables = '{self.tables}' touches only the "
+                "rows of a step, and decay would touch all; take adamw, or leave it out"
+            )
+        if self.schedule == "constant" and self.final_share:
+            raise ValueError(f"optimizer.final_share = {self.final_share:g} needs optimizer.schedule = 'cosine' or 'linear'")
 
 
 @config
@@ -70,7 +92,17 @@ class TrainConfig:
     temperature: float | dict[str, Any] = 0.1
     """Where the learned temperature of the softmax starts (0.01 .. 1), or a mapping with the key `temperature` and its own keys."""
     batch_size: PositiveInt = 1024
-    """Examples per step over all processes."""
+    """Examples per optimiser step over all processes and micro-batches."""
+    accumulate: PositiveInt = 1
+    """Micro-batches per optimiser step and process, one after the other: memory for `batch_size` / (processes x `accumulate`)
+    examples at a time. The gradient is that of the whole batch, but negatives drawn from the batch (in_batch, and whatever a group
+    shares over it) are those of the micro-batch."""
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """Arithmetic of the towers while training. bf16: their matrix products run in bfloat16 (autocast), while weights, vectors, scores
+    and losses stay float32; auto: bf16 on a GPU that supports it, else float32."""
+    compile: Annotated[bool, Runtime] = False
+    """Compile the towers with torch.compile while training: a minute or so at the start, faster steps afterwards. Needs a C++ compiler
+    on a CPU, and tables that adamw steps."""
     epochs: PositiveInt = 20
     """Most passes over the examples."""
     examples_per_epoch: PositiveInt | None = None
@@ -88,7 +120,7 @@ class TrainConfig:
     model: ModelConfig = section(ModelConfig)
     """The two towers."""
     optimizer: OptimizerConfig = section(OptimizerConfig)
-    """AdamW, and what steps the embedding tables."""
+    """AdamW, what steps the embedding tables, and the schedule of the step sizes."""
     loader: LoaderConfig = section(LoaderConfig)
     """Reading of the shards."""
     checkpoint: Annotated[CheckpointConfig, Runtime] = section(CheckpointConfig)
@@ -102,12 +134,28 @@ class TrainConfig:
                 f"batch_size = {self.batch_size} is not a multiple of launch.processes = {self.launch.processes}; "
                 "each process takes an equal part"
             )
-        if self.optimizer.tables == "sparse_adam" and self.launch.processes > 1:
+        if self.batch_size // self.launch.processes % self.accumulate:
             raise ValueError(
-                f"optimizer.tables = 'sparse_adam' runs in one process, but launch.processes = {self.launch.processes}; take adamw"
+                f"accumulate = {self.accumulate} does not divide the {self.batch_size // self.launch.processes} examples that each "
+                "process takes of a batch; micro-batches are equal parts"
+            )
+        if self.launch.device == "cuda":
+            self.check_device("cuda", self.launch.processes)
+        if self.compile and self.optimizer.sparse:
+            raise ValueError(
+                f"compile = true, but optimizer.tables = '{self.optimizer.tables}' needs sparse gradients, which torch.compile can't make; "
+                "take adamw"
             )
         if not self.negatives:
             raise ValueError("negatives is empty: name at least one group, such as [{sampler: uniform}]")
+
+    def check_device(self, device: str, processes: int) -> None:
+        """Raise ValueError where a setting can't be had on that type of device; with `launch.device: auto` only a worker knows it."""
+        if self.optimizer.sparse and device == "cuda" and processes > 1:
+            raise ValueError(
+                f"optimizer.tables = '{self.optimizer.tables}' in {processes} processes needs an all-reduce of sparse gradients, which "
+                "NCCL does not have; take adamw, one process, or launch.device = 'cpu'"
+            )
 
     def resolve_groups(self) -> None:
         """Fill the defaults of every negative group, the loss and the temperature in. Raises ConfigError naming the key."""

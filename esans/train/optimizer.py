@@ -1,14 +1,17 @@
-"""Fused AdamW over towers and tables, or SparseAdam over the tables beside it, and the warm-up of the step size."""
+"""Fused AdamW over towers and tables, or an optimiser of sparse gradients over the tables beside it, and the schedule of the step sizes."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer, SparseAdam
+from torch.optim import Adagrad, AdamW, Optimizer, SparseAdam
 from torch.optim.lr_scheduler import LambdaLR
 
+from esans.model.sharded import sharded_tables
 from esans.train.config import OptimizerConfig
 
 
@@ -24,9 +27,10 @@ class SplitOptimizer(Optimizer):
         """Step every part. There is no closure: it would have to run once for each part."""
         for part in self.parts:
             found = getattr(self, "found_inf", None)
-            part.found_inf = found  # type: ignore[attr-defined]
-            # SparseAdam knows no found_inf. It waits for the device anyway, to sum the gradients of repeated rows.
-            if isinstance(part, SparseAdam) and found is not None and found.item():
+            # Only AdamW, being fused, takes found_inf. The others wait for the device anyway, to sum the gradients of repeated rows.
+            if isinstance(part, AdamW):
+                part.found_inf = found  # type: ignore[attr-defined]
+            elif found is not None and found.item():
                 continue
             part.step()
 
@@ -48,25 +52,28 @@ class SplitOptimizer(Optimizer):
 def build_optimizer(module: nn.Module, config: OptimizerConfig) -> AdamW | SplitOptimizer:
     """AdamW with the embedding tables in a group of their own, and no decay on scalars such as the temperature.
 
-    With `tables: sparse_adam` the tables are told to give sparse gradients, and SparseAdam takes them: a step then costs
-    in proportion to the rows it touches, not to the catalogue.
+    With `tables: sparse_adam` or `adagrad` the tables are told to give sparse gradients, which that optimiser takes: a step then
+    costs in proportion to the rows it touches, not to the catalogue. DistributedDataParallel asks the tables which gradients
+    they give when it wraps them, so it comes afterwards.
     """
     parts = [part for part in module.modules() if isinstance(part, nn.Embedding)]
-    tables = {id(part.weight) for part in parts}
+    tables = {id(part.weight) for part in (*parts, *sharded_tables(module).values())}
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    sparse = config.tables == "sparse_adam"
     table_group = {"params": [p for p in trained if id(p) in tables], "lr": config.table_learning_rate or config.learning_rate}
     groups = [
         {"params": [p for p in trained if id(p) not in tables and p.dim() > 0], "lr": config.learning_rate},
         {"params": [p for p in trained if p.dim() == 0], "lr": config.learning_rate, "weight_decay": 0.0},
     ]
-    if not sparse:
-        groups.insert(0, table_group)
+    if not config.sparse:
+        decay = config.weight_decay if config.table_weight_decay is None else config.table_weight_decay
+        groups.insert(0, table_group | {"weight_decay": decay})
     # Fused: one kernel, a step count that stays on the device, and an update that found_inf skips there.
     dense = AdamW([group for group in groups if group["params"]], weight_decay=config.weight_decay, fused=True)
     for part in parts:
-        part.sparse = sparse
-    return SplitOptimizer(dense, SparseAdam([table_group])) if sparse and table_group["params"] else dense
+        part.sparse = config.sparse
+    if not config.sparse or not table_group["params"]:
+        return dense
+    return SplitOptimizer(dense, SparseAdam([table_group]) if config.tables == "sparse_adam" else Adagrad([table_group], foreach=False))
 
 
 def clip_gradients(module: nn.Module, config: OptimizerConfig) -> Tensor:
@@ -75,15 +82,25 @@ def clip_gradients(module: nn.Module, config: OptimizerConfig) -> Tensor:
     Returns:
         Norm of all gradients before, sparse ones too: a scalar on their device, not finite where one of them is not.
     """
-    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    shards = {id(table.weight) for table in sharded_tables(module).values()}
+    gradients = [p.grad for p in module.parameters() if p.grad is not None and id(p) not in shards]
     dense = [gradient for gradient in gradients if not gradient.is_sparse]
     sparse = [gradient._values() for gradient in gradients if gradient.is_sparse]
     norm = nn.utils.get_total_norm(dense)
+    if shards:
+        norm = _with_shards(norm, [p.grad for p in module.parameters() if p.grad is not None and id(p) in shards])
     if config.clip_norm:
         nn.utils.clip_grads_with_norm_(
             [p for p in module.parameters() if p.grad is not None and not p.grad.is_sparse], config.clip_norm, norm
         )
     return torch.linalg.vector_norm(torch.stack([norm, nn.utils.get_total_norm(sparse)])) if sparse else norm
+
+
+def _with_shards(norm: Tensor, gradients: list[Tensor]) -> Tensor:
+    """Norm of gradients that all processes hold together with those of rows that each holds for itself: the same in all."""
+    square = nn.utils.get_total_norm(gradients).square().to(norm)
+    dist.all_reduce(square)
+    return (norm.square() + square).sqrt()
 
 
 def step_unless(optimizer: Optimizer, found_inf: Tensor) -> None:
@@ -92,6 +109,30 @@ def step_unless(optimizer: Optimizer, found_inf: Tensor) -> None:
     optimizer.step()
 
 
-def build_schedule(optimizer: Optimizer, config: OptimizerConfig) -> LambdaLR:
-    """Linear warm-up to the configured step size, constant from there."""
-    return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(config.warmup_steps, 1)))
+def build_schedule(optimizer: Optimizer, config: OptimizerConfig, total_steps: int = 0) -> LambdaLR:
+    """Linear warm-up to the configured step sizes; from there they stay, or fall to `final_share` of them at the last step.
+
+    A function of the step alone: a resumed run goes on with the step sizes that it would have had.
+
+    Args:
+        optimizer: all its groups follow, each from its own step size.
+        config: what to follow.
+        total_steps: optimiser steps that the run may take, warm-up included. Not needed where step sizes stay.
+
+    Raises:
+        ValueError: step sizes shall fall, and `total_steps` does not say how fast.
+    """
+    if config.schedule != "constant" and total_steps < 1:
+        raise ValueError(f"the {config.schedule} schedule needs the number of steps")
+    return LambdaLR(optimizer, lambda step: share_of_step_size(step, config, total_steps))
+
+
+def share_of_step_size(step: int, config: OptimizerConfig, total_steps: int) -> float:
+    """What the optimiser step `step`, from 0, takes of the configured step sizes."""
+    warmed = min(1.0, (step + 1) / max(config.warmup_steps, 1))
+    if config.schedule == "constant" or step < config.warmup_steps:
+        return warmed
+    # 0 at the first step after the warm-up, 1 at the last step of all.
+    passed = min(1.0, (step - config.warmup_steps) / max(total_steps - 1 - config.warmup_steps, 1))
+    left = (1 + math.cos(math.pi * passed)) / 2 if config.schedule == "cosine" else 1 - passed
+    return config.final_share + (1 - config.final_share) * left

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from esans.config import to_dict
 from esans.model.towers import TwoTower
@@ -18,31 +16,18 @@ from esans.negatives.base import Batch
 from esans.progress import Bar, say
 from esans.train.checkpoint import Checkpoints
 from esans.train.config import TrainConfig
+from esans.train.gradients import Gradients
 from esans.train.guard import Guard
 from esans.train.loader import Loader
 from esans.train.optimizer import build_optimizer, build_schedule, clip_gradients, step_unless
 from esans.train.preemption import Preempted, Preemption
+from esans.train.snapshot import Progress, put_back, take
 from esans.train.step import TrainStep
 from esans.train.validation import ValidationUsers, validate
 from esans.train.watch import Watch
 from esans.uri import join
 
 Log = Callable[[Mapping[str, float], int], None]
-
-
-@dataclass
-class Progress:
-    """What a resumed run must know besides weights; plain values only."""
-
-    epoch: int = 0
-    step: int = 0
-    place: int = 0
-    """Steps done of the epoch that is under way."""
-    seconds: float = 0.0
-    """What they took."""
-    best: float = float("-inf")
-    best_epoch: int = -1
-    records: list[dict[str, float]] = field(default_factory=list)
 
 
 class Trainer:
@@ -62,9 +47,11 @@ class Trainer:
         self.config, self.loader, self.users, self.device, self.seed = config, loader, users, device, seed
         self.module = module.to(device)
         self.rank, self.world_size = loader.rank, loader.world_size
-        self.wrapped = DistributedDataParallel(self.module, static_graph=True) if self.world_size > 1 else self.module
         self.optimizer = build_optimizer(self.module, config.optimizer)
-        self.schedule = build_schedule(self.optimizer, config.optimizer)
+        # Before a resumed loader counts only what is left of its epoch.
+        self.schedule = build_schedule(self.optimizer, config.optimizer, config.epochs * loader.steps(0))
+        # Wrapped once the optimiser has told the tables which gradients to give.
+        self.gradients = Gradients(self.module, self.world_size, config.accumulate)
         self.guard = Guard(device, config.max_skipped)
         self.generator = torch.Generator(device)
         self.progress = Progress()
@@ -146,20 +133,13 @@ class Trainer:
         return record | {"seconds_per_step": seconds / max(steps, 1)} | metrics | watch.mean_figures()
 
     def train_step(self, batch: Batch, epoch: int, place: int, steps: int, diagnose: bool) -> tuple[dict[str, Tensor], Tensor]:
-        """One optimiser step on the global weighted mean of the loss; nothing here waits for the device."""
+        """One optimiser step on the weighted mean loss of all ranks and micro-batches; nothing here waits for the device."""
         self._seed(epoch, place)
-        loss_B, figures = self.wrapped(batch, self.generator, epoch + place / steps, diagnose)
-        total_loss, total_weight = totals = torch.stack([(loss_B.detach() * batch.weight).sum(), batch.weight.sum()])
-        if self.world_size > 1:
-            dist.all_reduce(totals)
-        # DDP averages gradients over ranks; times the world size, the sum over ranks is the global weighted mean.
-        loss = (loss_B * batch.weight).sum() * self.world_size / total_weight.clamp_min(1e-12)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss, figures = self.gradients(batch, self.generator, epoch + place / steps, diagnose)
         norm = clip_gradients(self.module, self.config.optimizer)
-        step_unless(self.optimizer, self.guard.found(total_loss, norm))
+        step_unless(self.optimizer, self.guard.found(loss, norm))
         self.schedule.step()
-        return figures | ({"skipped_steps": self.guard.skipped} if diagnose else {}), loss.detach()
+        return figures | ({"skipped_steps": self.guard.skipped} if diagnose else {}), loss
 
     @property
     def model(self) -> TwoTower:
@@ -232,40 +212,18 @@ class Trainer:
     def _checkpoint(self, watch: Watch | None = None) -> None:
         """Write the state after this step; `watch` inside an epoch."""
         assert self.checkpoints is not None
-        state = {
-            "module": self.module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "best_weights": self.best_weights,
-            "guard": (self.guard.skipped, self.guard.in_a_row),
-            "progress": {**vars(self.progress), "records": list(self.progress.records)},
-            "watch": None if watch is None else watch.state_dict(),
-            "loader": self.loader.state_dict(),
-            # Every step seeds anew; these are for what draws between steps.
-            "random": {"torch": torch.get_rng_state(), "draws": self.generator.get_state()},
-        }
         best = watch is None and self.progress.best_epoch == self.progress.epoch - 1
-        self.checkpoints.save(state, self.progress.step, best)
+        self.checkpoints.save(take(self, watch), self.progress.step, best)
 
     def _resume(self) -> None:
         assert self.checkpoints is not None
         state: dict[str, Any] | None = self.checkpoints.load()
         if state is None:
             return
-        progress = Progress(**state["progress"])
-        self.module.load_state_dict(state["module"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.loader.load_state_dict(state["loader"])
-        self.best_weights, self.progress, self._watched = state["best_weights"], progress, state["watch"]
-        self.guard.skipped, self.guard.in_a_row = (count.to(self.device) for count in state["guard"])
-        torch.set_rng_state(state["random"]["torch"])
-        # A generator's state is that of one kind of device.
-        if self.device.type == "cpu":
-            self.generator.set_state(state["random"]["draws"])
+        self._watched = put_back(self, state)
         if self.rank == 0:
-            inside = f", {progress.place} steps into the next" if progress.place else ""
-            say(f"  resumed after epoch {progress.epoch}{inside}")
+            inside = f", {self.progress.place} steps into the next" if self.progress.place else ""
+            say(f"  resumed after epoch {self.progress.epoch}{inside}")
 
 
 def _silent(message: str) -> None:

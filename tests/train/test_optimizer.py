@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ def model_of() -> TwoTower:
     return model
 
 
-def config_of(tables: str = "sparse_adam", **keys: float) -> OptimizerConfig:
+def config_of(tables: str = "sparse_adam", **keys: Any) -> OptimizerConfig:
     return build(OptimizerConfig, {"learning_rate": 0.01, "warmup_steps": 0, "tables": tables, **keys})
 
 
@@ -55,8 +56,9 @@ def moved(before: Tensor, after: Tensor) -> list[int]:
     return (before != after).any(1).nonzero().flatten().tolist()
 
 
-def test_a_sparse_step_moves_the_rows_of_histories_positives_and_negatives_and_no_others() -> None:
-    after = trained(config_of(), 3)
+@pytest.mark.parametrize("tables", ["sparse_adam", "adagrad"])
+def test_a_sparse_step_moves_the_rows_of_histories_positives_and_negatives_and_no_others(tables: str) -> None:
+    after = trained(config_of(tables), 3)
     assert moved(model_of().item_inputs.id_embedding.weight, after.item_inputs.id_embedding.weight) == TOUCHED
     assert after.user_embedding is not None
     assert moved(model_of().user_embedding.weight, after.user_embedding.weight) == [0, 2]  # type: ignore[union-attr]
@@ -102,8 +104,9 @@ def test_clipping_bounds_dense_gradients_and_leaves_sparse_ones_alone() -> None:
     assert torch.equal(table.to_dense(), before)
 
 
-def test_a_resumed_run_steps_like_an_undisturbed_one_and_its_schedule_reaches_both_optimisers() -> None:
-    config = config_of(warmup_steps=10, table_learning_rate=0.05)
+@pytest.mark.parametrize("tables", ["sparse_adam", "adagrad"])
+def test_a_resumed_run_steps_like_an_undisturbed_one_and_its_schedule_reaches_both_optimisers(tables: str) -> None:
+    config = config_of(tables, warmup_steps=10, table_learning_rate=0.05)
     first = model_of()
     optimizer = build_optimizer(first, config)
     schedule = build_schedule(optimizer, config)
@@ -130,7 +133,108 @@ def test_a_resumed_run_steps_like_an_undisturbed_one_and_its_schedule_reaches_bo
     assert [group["lr"] for group in resumed.param_groups] == pytest.approx([0.007, 0.035])
 
 
-def test_sparse_tables_in_several_processes_are_refused() -> None:
-    keys = {"optimizer": {"tables": "sparse_adam"}, "launch": {"processes": 2}}
-    with pytest.raises(ConfigError, match=r"optimizer.tables = 'sparse_adam' runs in one process, but launch.processes = 2; take adamw"):
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (
+            {"optimizer": {"tables": "adagrad"}, "launch": {"processes": 2, "device": "cuda"}},
+            "optimizer.tables = 'adagrad' in 2 processes needs an all-reduce of sparse gradients, which NCCL does not have; "
+            "take adamw, one process, or launch.device = 'cpu'",
+        ),
+        (
+            {"optimizer": {"tables": "sparse_adam", "table_weight_decay": 0.1}},
+            "optimizer: optimizer.table_weight_decay = 0.1, but optimizer.tables = 'sparse_adam' touches only the rows of a step, and "
+            "decay would touch all; take adamw, or leave it out",
+        ),
+        (
+            {"optimizer": {"tables": "adagrad"}, "compile": True},
+            "compile = true, but optimizer.tables = 'adagrad' needs sparse gradients, which torch.compile can't make; take adamw",
+        ),
+        (
+            {"optimizer": {"final_share": 0.1}},
+            "optimizer: optimizer.final_share = 0.1 needs optimizer.schedule = 'cosine' or 'linear'",
+        ),
+        (
+            {"batch_size": 96, "accumulate": 5, "launch": {"processes": 2}},
+            "accumulate = 5 does not divide the 48 examples that each process takes of a batch; micro-batches are equal parts",
+        ),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_with_the_reason(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as refused:
         build(TrainConfig, keys)
+    assert str(refused.value) == message
+
+
+def test_sparse_tables_are_for_one_gpu_or_many_cpus() -> None:
+    config = build(TrainConfig, {"optimizer": {"tables": "adagrad"}, "launch": {"processes": 2}})
+    config.check_device("cpu", 2)
+    config.check_device("cuda", 1)
+    with pytest.raises(ValueError, match="which NCCL does not have"):
+        config.check_device("cuda", 2)
+
+
+def test_tables_decay_as_told_and_never_under_a_sparse_optimiser() -> None:
+    def decays(**keys: Any) -> list[float]:
+        return [group.get("weight_decay", 0.0) for group in build_optimizer(model_of(), config_of(**keys)).param_groups]
+
+    # Tables come first where adamw steps them, last beside it.
+    assert decays(tables="adamw", weight_decay=0.1) == [0.1, 0.1]
+    assert decays(tables="adamw", weight_decay=0.1, table_weight_decay=0.0) == [0.0, 0.1]
+    assert decays(tables="sparse_adam", weight_decay=0.1) == [0.1, 0.0]
+    assert decays(tables="adagrad", weight_decay=0.1) == [0.1, 0.0]
+
+
+def test_adagrad_divides_by_the_root_of_all_squares_so_far_and_repeated_rows_count_once() -> None:
+    """w <- w - lr g / sqrt(sum g^2), by hand over two steps."""
+    model, config = model_of(), config_of("adagrad")
+    optimizer = build_optimizer(model, config)
+    table = model.item_inputs.id_embedding.weight
+    expected, squares = table.detach().clone(), torch.zeros_like(table)
+    for _ in range(2):
+        optimizer.zero_grad()
+        backward(model)
+        assert table.grad is not None
+        gradient = table.grad.to_dense()
+        squares += gradient.square()
+        expected -= 0.01 * gradient / (squares.sqrt() + 1e-10)
+        optimizer.step()
+        assert torch.allclose(table, expected, atol=1e-6)
+    assert moved(model_of().item_inputs.id_embedding.weight, table) == TOUCHED
+
+
+@pytest.mark.parametrize(
+    ("schedule", "final_share", "expected"),
+    [
+        ("constant", 0.0, [0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]),
+        ("linear", 0.0, [0.5, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]),
+        ("linear", 0.2, [0.5, 1.0, 1.0, 0.8, 0.6, 0.4, 0.2]),
+        ("cosine", 0.0, [0.5, 1.0, 1.0, 0.853553, 0.5, 0.146447, 0.0]),
+        ("cosine", 0.5, [0.5, 1.0, 1.0, 0.926777, 0.75, 0.573223, 0.5]),
+    ],
+)
+def test_step_sizes_rise_over_the_warm_up_and_fall_to_their_final_share_at_the_last_step(
+    schedule: str, final_share: float, expected: list[float]
+) -> None:
+    """Seven steps, two of warm-up, in every group by its own step size; no step after the last, and resumed in the middle."""
+    config = config_of("adagrad", schedule=schedule, final_share=final_share, warmup_steps=2, table_learning_rate=0.05)
+
+    def started() -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+        optimizer = build_optimizer(model_of(), config)
+        return optimizer, build_schedule(optimizer, config, 7)
+
+    optimizer, lr = started()
+    for place, share in enumerate(expected):
+        if place == 4:
+            state, (optimizer, lr) = lr.state_dict(), started()
+            lr.load_state_dict(state)
+            # The groups come from the checkpoint of the optimiser.
+            for group, size in zip(optimizer.param_groups, lr.get_last_lr(), strict=True):
+                group["lr"] = size
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.01 * share, 0.05 * share], abs=1e-7)
+        optimizer.step()
+        lr.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.01 * expected[-1], abs=1e-7)
+    if schedule != "constant":
+        with pytest.raises(ValueError, match=f"the {schedule} schedule needs the number of steps"):
+            build_schedule(optimizer, config)

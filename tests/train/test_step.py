@@ -78,7 +78,7 @@ def test_a_history_table_of_its_own_shares_nothing_and_few_places_do_not_pay() -
     assert step_of().model.shared_inputs(ITEMS - 1) is None
 
 
-@pytest.mark.parametrize("tables", ["adamw", "sparse_adam"])
+@pytest.mark.parametrize("tables", ["adamw", "sparse_adam", "adagrad"])
 def test_an_update_that_is_not_finite_leaves_weights_and_moments_alone_and_the_next_one_goes_on(tables: str) -> None:
     """Steps good, bad, good end where good, good do; the bad one is counted."""
 
