@@ -16,7 +16,7 @@ from esans.model.towers import TwoTower
 from esans.negatives.groups import NegativeGroups
 from esans.train.step import TrainStep
 
-SIZES = (2_000, 8_000, 16_000, 32_000, 64_000, 256_000, 1_000_000)
+SIZES = (2_000, 4_000, 8_000, 16_000, 32_000, 128_000, 1_000_000)
 
 
 def measure(batch: int, rounds: int, device: str = "cpu") -> list[list[Any]]:

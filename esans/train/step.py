@@ -14,6 +14,10 @@ from esans.model.towers import TwoTower
 from esans.negatives.base import Batch
 from esans.negatives.groups import NegativeGroups, StepResult
 
+# So many ids an item, and nearly every item is among them: looking for the distinct ones no longer pays
+# (`python -m benchmarks.train_step --parts encoding`).
+_COVERED = 4
+
 
 class TrainStep(nn.Module):
     """Loss of a batch."""
@@ -45,17 +49,18 @@ class TrainStep(nn.Module):
         `inputs_ND` are the inputs of all items, where the user tower has computed them: items are then looked up in them.
 
         With more ids than items, the whole catalogue is encoded once and gathered from: its shape is fixed, so a GPU
-        needs no look at the ids. Below that, a CPU takes the distinct ids; a GPU would have to wait for their number. Rows of
-        sharded tables travel, so that distinct ids are taken in any case.
+        needs no look at the ids. A CPU takes the distinct ids until there are several times as many ids as items; a GPU would
+        have to wait for their number. Rows of sharded tables travel, so that distinct ids are taken in any case.
         """
         total = sum(ids.numel() for ids in groups)
         sharded = self.model.item_inputs.sharded
-        if total >= self.model.num_items and not sharded:
+        distinct = sharded or (self.dynamic_shapes and groups[0].device.type == "cpu")
+        if total >= self.model.num_items * (_COVERED if distinct else 1) and not sharded:
             table = self.model.encode_inputs(self.model.item_inputs.whole() if inputs_ND is None else inputs_ND)
             return [F.embedding(ids, table) for ids in groups]
         flat = torch.cat([ids.flatten() for ids in groups])
         place = torch.arange(total, device=flat.device)
-        if sharded or (self.dynamic_shapes and flat.device.type == "cpu"):
+        if distinct:
             flat, place = flat.unique(return_inverse=True)
         table = self.model.encode_items(flat) if inputs_ND is None else self.model.encode_inputs(F.embedding(flat, inputs_ND))
         parts = place.split([ids.numel() for ids in groups])
