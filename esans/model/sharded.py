@@ -6,7 +6,10 @@ holds it; looking up and summing there is FBGEMM's. What is here gives it the fa
 
 from __future__ import annotations
 
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,7 +45,7 @@ class ShardedTable(nn.Module):
     """
 
     weight: nn.Parameter
-    """(own rows, D) float32."""
+    """(own rows x D,) float32, as FBGEMM has it; in a state dict (own rows, D)."""
 
     def __init__(self, num_embeddings: int, embedding_dim: int, device: torch.device) -> None:
         super().__init__()
@@ -52,11 +55,17 @@ class ShardedTable(nn.Module):
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         collection = _collection(num_embeddings, embedding_dim, device)
-        (self.weight,) = collection.parameters()
-        if len(self.weight) != self.end - self.first:
-            raise RuntimeError(f"TorchRec gave rank {self.rank} {len(self.weight)} rows, not {self.end - self.first}")
+        # The tensor that autograd knows; TorchRec's own parameters are views of it.
+        (self.weight,) = (kernel.emb_module.weights for lookup in collection._lookups for kernel in lookup._emb_modules)
+        if len(self.rows) != self.end - self.first:
+            raise RuntimeError(f"TorchRec gave rank {self.rank} {len(self.rows)} rows, not {self.end - self.first}")
         # In a tuple: its parameters are known by the names of `nn.Embedding`.
         self._lookup = (collection,)
+
+    @property
+    def rows(self) -> Tensor:
+        """Those of this process, (own rows, D), without gradient: a view."""
+        return self.weight.detach().view(-1, self.embedding_dim)
 
     @property
     def block(self) -> int:
@@ -98,22 +107,20 @@ class ShardedTable(nn.Module):
         """Draw the rows: on a CPU those that a replicated table draws from the same seed."""
         self._draw(0.3 / self.embedding_dim**0.5)
 
-    @torch.no_grad()
     def _draw(self, std: float) -> None:
         # Every process draws all rows, a chunk at a time, and keeps its own: generators move on as they would without shards.
         for start, end in self._chunks(self.num_embeddings):
             rows = torch.empty(end - start, self.embedding_dim, device=self.weight.device).normal_(std=std)
             low, high = max(start, self.first), min(end, self.end)
             if low < high:
-                self.weight[low - self.first : high - self.first] = rows[low - start : high - start]
+                self.rows[low - self.first : high - self.first] = rows[low - start : high - start]
 
-    @torch.no_grad()
     def gather(self) -> Tensor | None:
         """The whole table (N, D) in the host's memory, in the first process; None in the others. All processes call it."""
         blocks: list[list[Tensor]] = [[] for _ in range(self.world_size)]
         for start, end in self._chunks(self.block):
-            own = self.weight.new_zeros(end - start, self.embedding_dim)
-            part = self.weight[start:end]
+            own = self.rows.new_zeros(end - start, self.embedding_dim)
+            part = self.rows[start:end]
             own[: len(part)] = part
             parts = [torch.empty_like(own) for _ in blocks] if self.rank == 0 else None
             dist.gather(own, parts)
@@ -123,6 +130,13 @@ class ShardedTable(nn.Module):
             return None
         whole = [torch.cat(rows) for rows in blocks]
         return torch.cat([rows[: max(0, min(self.block, self.num_embeddings - r * self.block))] for r, rows in enumerate(whole)])
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        destination[f"{prefix}weight"] = self.rows
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        name = f"{prefix}weight"
+        super()._load_from_state_dict({name: state_dict[name].flatten()} if name in state_dict else {}, prefix, *rest)
 
     def _apply(self, fn: Any, recurse: bool = True) -> ShardedTable:
         """Rows stay where TorchRec has put them: `Module.to` and `to_empty` pass them by."""
@@ -165,7 +179,8 @@ def whole_state(model: nn.Module) -> dict[str, Tensor]:
 
 def _collection(num_embeddings: int, dim: int, device: torch.device) -> ShardedEmbeddingCollection:
     """One table, its rows in blocks over the default process group, updated by any optimiser (the DENSE kernel)."""
-    with warnings.catch_warnings():
+    # TorchRec draws rows of its own, which nobody keeps.
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), _quiet():
         warnings.simplefilter("ignore")
         from torchrec.distributed.embedding import EmbeddingCollectionSharder
         from torchrec.distributed.embedding_types import EmbeddingComputeKernel
@@ -187,6 +202,23 @@ def _collection(num_embeddings: int, dim: int, device: torch.device) -> ShardedE
             for kernel in lookup._emb_modules:
                 kernel.emb_module.register_forward_pre_hook(_one_id_a_bag, with_kwargs=True)
     return collection
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what TorchRec and FBGEMM say about themselves at import, and at every table."""
+    # FBGEMM's operator for the CPU has its gradient, as a test finds; torch says in each backward pass how old its registration is.
+    warnings.filterwarnings("ignore", message="fbgemm::dense_embedding_codegen_lookup_function", category=UserWarning)
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+    logger = logging.getLogger("torchrec")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
 
 
 def _one_id_a_bag(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

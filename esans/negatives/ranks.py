@@ -20,7 +20,7 @@ def of_all_ranks(values: Tensor) -> Tensor:
     if ranks() == 1:
         return values
     gathered = values.new_empty(ranks() * len(values), *values.shape[1:])
-    dist.all_gather_into_tensor(gathered, values.detach().contiguous())
+    dist.all_gather_single(gathered, values.detach().contiguous())
     return gathered
 
 

@@ -146,6 +146,8 @@ class TrainConfig:
                 f"compile = true, but optimizer.tables = '{self.optimizer.tables}' needs sparse gradients, which torch.compile can't make; "
                 "take adamw"
             )
+        if self.model.tables == "sharded":
+            self._check_sharded()
         if not self.negatives:
             raise ValueError("negatives is empty: name at least one group, such as [{sampler: uniform}]")
 
@@ -156,6 +158,18 @@ class TrainConfig:
                 f"optimizer.tables = '{self.optimizer.tables}' in {processes} processes needs an all-reduce of sparse gradients, which "
                 "NCCL does not have; take adamw, one process, or launch.device = 'cpu'"
             )
+
+    def _check_sharded(self) -> None:
+        """Raise ValueError for what sharded tables can't honour."""
+        if self.launch.processes == 1:
+            raise ValueError("model.tables = 'sharded' spreads tables over processes, but launch.processes = 1; take replicated")
+        if self.optimizer.tables != "adamw":
+            raise ValueError(
+                f"optimizer.tables = '{self.optimizer.tables}' needs sparse gradients, which sharded tables do not have; "
+                "take adamw, which steps only the rows of a process, or model.tables = 'replicated'"
+            )
+        if self.compile:
+            raise ValueError("compile = true, but model.tables = 'sharded' sends rows from inside the towers; set compile = false")
 
     def resolve_groups(self) -> None:
         """Fill the defaults of every negative group, the loss and the temperature in. Raises ConfigError naming the key."""

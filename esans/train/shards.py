@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -27,19 +27,35 @@ def weights_of(module: nn.Module, state: Mapping[str, Tensor] | None = None) -> 
 
 def optimizer_of(optimizer: Optimizer, module: nn.Module) -> dict[str, Any]:
     """State of an optimiser for a checkpoint: the moments of a sharded table lie as its rows do."""
-    state = optimizer.state_dict()
+    return _with_moments(optimizer, module, _rows)
+
+
+def load_optimizer(optimizer: Optimizer, module: nn.Module, state: Mapping[str, Any]) -> None:
+    """Put back what `optimizer_of` gave, as the checkpoint has it for this process."""
+    optimizer.load_state_dict(_with_moments(optimizer, module, _flat, state))
+
+
+def _with_moments(
+    optimizer: Optimizer, module: nn.Module, change: Callable[[Any, ShardedTable | None], Any], given: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The state of an optimiser, or a given one, with `change` applied to what it keeps for each parameter and its sharded table."""
+    state = dict(optimizer.state_dict() if given is None else given)
     tables = {id(table.weight): table for table in sharded_tables(module).values()}
     if not tables:
         return state
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    moments = {
-        place: {name: _rows(value, tables.get(id(parameters[place]))) for name, value in values.items()}
-        for place, values in state["state"].items()
+    kept = state["state"].items()
+    state["state"] = {
+        place: {name: change(value, tables.get(id(parameters[place]))) for name, value in values.items()} for place, values in kept
     }
-    return {**state, "state": moments}
+    return state
 
 
 def _rows(value: Any, table: ShardedTable | None) -> Any:
     # A step count is no row.
-    spread = table is not None and isinstance(value, Tensor) and value.shape == table.weight.shape
-    return Rows(value, table.num_embeddings) if spread and table is not None else value
+    spread = table is not None and isinstance(value, Tensor) and value.numel() == table.weight.numel()
+    return Rows(value.view(-1, table.embedding_dim), table.num_embeddings) if spread and table is not None else value
+
+
+def _flat(value: Any, table: ShardedTable | None) -> Any:
+    return value.flatten() if table is not None and isinstance(value, Tensor) and value.dim() == 2 else value

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from esans.train.shards import optimizer_of, weights_of
+from esans.train.shards import load_optimizer, optimizer_of, weights_of
 from esans.train.watch import Watch
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def take(trainer: Trainer, watch: Watch | None) -> dict[str, Any]:
 def put_back(trainer: Trainer, state: dict[str, Any]) -> dict[str, Any] | None:
     """Let the trainer go on from what `take` gave, on any number of ranks; the state of the watch, inside an epoch."""
     trainer.module.load_state_dict(state["module"])
-    trainer.optimizer.load_state_dict(state["optimizer"])
+    load_optimizer(trainer.optimizer, trainer.module, state["optimizer"])
     trainer.schedule.load_state_dict(state["schedule"])
     trainer.loader.load_state_dict(state["loader"])
     trainer.best_weights, trainer.progress = state["best_weights"], Progress(**state["progress"])

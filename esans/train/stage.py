@@ -7,6 +7,7 @@ from typing import Any
 
 from esans.bundle import BundleWriter
 from esans.config import flatten, to_dict
+from esans.model.config import need_torchrec
 from esans.negatives.config_shards import check_sources
 from esans.stage import Inputs, Stage
 from esans.train.config import TrainConfig
@@ -23,7 +24,9 @@ class Train(Stage):
 
     @classmethod
     def check(cls, settings: Any) -> None:
-        """Raise ConfigError where a group of negatives reads from the shards what `shards` does not write."""
+        """Raise ConfigError where a group of negatives reads from the shards what `shards` does not write, or TorchRec is missing."""
+        if settings.train.model.tables == "sharded":
+            need_torchrec()
         check_sources(settings.train.negatives, flatten(to_dict(settings.shards)))
 
     def run(self, inputs: Inputs, out: BundleWriter) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 
 from esans.bundle import Bundle
 from esans.columns import AVAILABLE, ITEM_IDX, PADDING, VALIDATION
@@ -42,9 +43,21 @@ def validate(model: TwoTower, users: ValidationUsers, device: torch.device) -> d
     items = torch.cat([model.encode_items(chunk) for chunk in places.split(_ITEMS)])
     available = users.available.to(device)
     sums = MetricSums.zero()
+    for _ in range(_missing(users, model, device)):
+        # Rows of sharded tables travel only where all ranks ask for some.
+        model.encode_users(torch.full((1, model.history_length), PADDING, device=device), torch.zeros(1, dtype=torch.int64, device=device))
     for batch in users.batches:
         history = batch.history.padded(PADDING, left=True, width=model.history_length).to(device)
         vectors = model.encode_users(history, batch.users.to(device))
         sums.add(ranking_metrics(rank_targets(vectors, items, batch.targets.to(device), batch.seen.to(device), available)))
     model.train(was_training)
     return reduce_sums({"validation": sums}, device)["validation"].means()
+
+
+def _missing(users: ValidationUsers, model: TwoTower, device: torch.device) -> int:
+    """Batches that this rank has less than another one, where they have to look up in step."""
+    if not model.item_inputs.sharded:
+        return 0
+    most = torch.tensor(len(users.batches), device=device)
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    return int(most.item()) - len(users.batches)

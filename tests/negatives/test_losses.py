@@ -233,7 +233,7 @@ class _Ranks:
     def get_world_size(self) -> int:
         return 2
 
-    def all_gather_into_tensor(self, gathered: Tensor, values: Tensor) -> None:
+    def all_gather_single(self, gathered: Tensor, values: Tensor) -> None:
         self.shown[self.own.rank] = values.clone()
         self.meet.wait(timeout=30)
         gathered.copy_(torch.cat(self.shown))
@@ -241,7 +241,7 @@ class _Ranks:
 
     def all_reduce(self, values: Tensor) -> None:
         both = torch.empty(2, *values.shape, dtype=values.dtype)
-        self.all_gather_into_tensor(both.flatten(), values)
+        self.all_gather_single(both.flatten(), values)
         values.copy_(both.sum(0))
 
 
