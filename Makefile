@@ -2,6 +2,9 @@
 # PYTHON=/path/to/python3.12 chooses the Python that .venv is made with.
 
 export PYTHON
+# Kept bytecode: every process that starts reads torch and MLflow in a third of the time it takes to compile them (pip does not, set-up
+# is quicker so). Containers often forbid it, for images that run a program once.
+unexport PYTHONDONTWRITEBYTECODE
 PY := .venv/bin/python
 TESTS ?=
 # What `make setup` installs of setup.cfg's extras. A GPU machine: make setup EXTRAS=gpu,encoders
