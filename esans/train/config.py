@@ -77,6 +77,8 @@ class CheckpointConfig:
     """Latest checkpoints that are kept, beside the latest that was the best by validation."""
     background: bool = True
     """Write them while training goes on, from a copy of the state in host memory; else training waits."""
+    record_steps: bool = False
+    """For debugging: note the examples of every step in local scratch files, which tell what is in the weights (esans.train.lineage)."""
 
 
 @config
@@ -115,6 +117,9 @@ class TrainConfig:
     """Users of the validation split that are ranked after each epoch: the first so many in hash order."""
     log_every: Annotated[PositiveInt, Runtime] = 50
     """Steps between two looks at loss and speed; only then does the host wait for the device."""
+    profile_steps: Annotated[NonNegativeInt, Runtime] = 0
+    """Steps that torch.profiler records once, ten steps after the training began; 0 for none. Of the first process: a trace for
+    chrome://tracing or Perfetto and the longest operators, kept as artifacts under `profile` of the stage's MLflow run."""
     max_skipped: PositiveInt = 10
     """Updates in a row, skipped for a loss or gradient that is not finite, that end the training at the next look."""
     model: ModelConfig = section(ModelConfig)

@@ -74,7 +74,7 @@ def test_training_learns_what_is_there_and_logs_to_one_run(
 ) -> None:
     from mlflow import MlflowClient
 
-    spec = spec_of(tmp_path / "a", make_inputs(), config_of(epochs=6), tracking)
+    spec = spec_of(tmp_path / "a", make_inputs(), config_of(epochs=6, profile_steps=2), tracking)
     run_worker(spec.dump())
     history = records(tmp_path / "a")
     assert history[-1]["loss"] < history[0]["loss"]
@@ -85,6 +85,10 @@ def test_training_learns_what_is_there_and_logs_to_one_run(
     assert logged["loss"] == pytest.approx(history[-1]["loss"])
     assert {"share_in_batch", "share_easy_virtual", "share_hard_virtual", "temperature", "data_wait_share", "resident_gb"} <= set(logged)
     assert len(client.get_metric_history(spec.run_id, "recall_at_50")) == 6
+    kept = Path(client.download_artifacts(spec.run_id, "profile", str(tmp_path)))
+    operators = (kept / "operators.txt").read_text()
+    assert operators.startswith("2 steps")
+    assert {"backward", "terms: easy"} <= {event.get("name") for event in json.loads((kept / "trace.json").read_text())["traceEvents"]}
 
 
 def test_the_same_seed_gives_the_same_weights(make_inputs: Callable[..., dict[str, Bundle]], tmp_path: Path, tracking: str) -> None:
