@@ -12,14 +12,11 @@ from typing import Any, cast
 
 import fsspec
 import torch
-from torch import Tensor
 
 from esans.bundle import Bundle
 from esans.config import build
 from esans.launch import Spec, joined
 from esans.model.files import save
-from esans.model.sharded import whole_state
-from esans.model.towers import TwoTower
 from esans.negatives.groups import NegativeGroups
 from esans.negatives.registry import build_loss, build_samplers, build_temperature, columns
 from esans.negatives.tables import Catalogue
@@ -28,6 +25,7 @@ from esans.train.config import TrainConfig
 from esans.train.inputs import build_model, load_catalogue
 from esans.train.later import load_later
 from esans.train.loader import Loader
+from esans.train.profile import profile_steps
 from esans.train.step import TrainStep
 from esans.train.trainer import Trainer
 from esans.train.validation import ValidationUsers
@@ -67,13 +65,14 @@ def train_rank(spec: WorkerSpec, config: TrainConfig, rank: int, world_size: int
     inputs = {name: Bundle.open(uri) for name, uri in spec.inputs.items()}
     with ExitStack() as last:
         # Closed after the model is written: what MLflow is still owed can wait, and is kept.
-        log = last.enter_context(closing(_run(spec))).metrics if rank == 0 else _silent
+        run = last.enter_context(closing(_run(spec))) if rank == 0 else None
+        log = run.metrics if run is not None else _silent
         trainer = build_trainer(config, inputs, spec.seed, rank, world_size, device, spec.scratch_uri, log)
+        if run is not None and config.profile_steps:
+            profile_steps(trainer, config.profile_steps, run.text)
         progress = trainer.train()
-        # All ranks: rows of sharded tables come from each.
-        weights = whole_state(trainer.model)
         if rank == 0:
-            _write_model(trainer.model, weights, spec.model_uri)
+            _write_model(trainer, spec.model_uri)
             write_text(join(spec.scratch_uri, "result.json"), json.dumps({"records": progress.records, "best_epoch": progress.best_epoch}))
 
 
@@ -148,10 +147,10 @@ def _silent(values: Mapping[str, float], step: int = 0) -> None:
     """Only rank 0 writes to MLflow (contract 7)."""
 
 
-def _write_model(model: TwoTower, weights: Mapping[str, Tensor], uri: str) -> None:
+def _write_model(trainer: Trainer, uri: str) -> None:
     filesystem, path = fsspec.core.url_to_fs(uri)
     with tempfile.TemporaryDirectory() as folder:
-        save(model, Path(folder) / "model", weights)
+        save(trainer.model, Path(folder) / "model")
         filesystem.makedirs(path, exist_ok=True)
         for file in (Path(folder) / "model").iterdir():
             filesystem.put_file(str(file), f"{path}/{file.name}")
