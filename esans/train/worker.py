@@ -12,11 +12,14 @@ from typing import Any, cast
 
 import fsspec
 import torch
+from torch import Tensor
 
 from esans.bundle import Bundle
 from esans.config import build
 from esans.launch import Spec, joined
 from esans.model.files import save
+from esans.model.sharded import whole_state
+from esans.model.towers import TwoTower
 from esans.negatives.groups import NegativeGroups
 from esans.negatives.registry import build_loss, build_samplers, build_temperature, columns
 from esans.negatives.tables import Catalogue
@@ -71,8 +74,10 @@ def train_rank(spec: WorkerSpec, config: TrainConfig, rank: int, world_size: int
         if run is not None and config.profile_steps:
             profile_steps(trainer, config.profile_steps, run.text)
         progress = trainer.train()
+        # All ranks: rows of sharded tables come from each.
+        weights = whole_state(trainer.model)
         if rank == 0:
-            _write_model(trainer, spec.model_uri)
+            _write_model(trainer.model, weights, spec.model_uri)
             write_text(join(spec.scratch_uri, "result.json"), json.dumps({"records": progress.records, "best_epoch": progress.best_epoch}))
 
 
@@ -147,10 +152,10 @@ def _silent(values: Mapping[str, float], step: int = 0) -> None:
     """Only rank 0 writes to MLflow (contract 7)."""
 
 
-def _write_model(trainer: Trainer, uri: str) -> None:
+def _write_model(model: TwoTower, weights: Mapping[str, Tensor], uri: str) -> None:
     filesystem, path = fsspec.core.url_to_fs(uri)
     with tempfile.TemporaryDirectory() as folder:
-        save(trainer.model, Path(folder) / "model")
+        save(model, Path(folder) / "model", weights)
         filesystem.makedirs(path, exist_ok=True)
         for file in (Path(folder) / "model").iterdir():
             filesystem.put_file(str(file), f"{path}/{file.name}")
