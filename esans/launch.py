@@ -1,4 +1,4 @@
-"""How the processes of a torch stage start: here, by torchrun on this host, by Spark's TorchDistributor, or inside a torchrun from outside.
+"""How the processes of a torch stage start: here, by torchrun's agent, by Spark's TorchDistributor, or inside a torchrun from outside.
 
 The work is named as `package.module:function`; the function takes one string, a JSON spec, since it may run on another host.
 """
@@ -7,16 +7,22 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib import import_module
+from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from esans.config import NonNegativeInt, PositiveInt, Runtime, config
+from esans import elastic, failures
+from esans.config import NonNegativeInt, PositiveFloat, PositiveInt, Runtime, config
+from esans.elastic import run_guarded, run_work
 from esans.errors import ConfigError, EsansError
+from esans.heartbeat import Heartbeat, board_of
+from esans.progress import say
 from esans.uri import join, write_text
 
 if TYPE_CHECKING:
@@ -31,7 +37,7 @@ class LaunchConfig:
     """Keys under `<stage>.launch`: how the worker processes start."""
 
     mode: Annotated[Literal["auto", "local", "torchrun", "spark"], Runtime] = "auto"
-    """local: one process; torchrun: processes on this host; spark: TorchDistributor on the executors; auto: local for one
+    """local: one process; torchrun: processes of its agent on this host; spark: TorchDistributor on the executors; auto: local for one
     process, else torchrun. Started by torchrun itself, a job joins it whatever this says."""
     processes: PositiveInt = 1
     """World size. In training it changes which examples share a batch, hence the weights."""
@@ -39,6 +45,12 @@ class LaunchConfig:
     """torch threads of each process; 0 divides the host's cores among its processes."""
     device: Annotated[Literal["auto", "cpu", "cuda"], Runtime] = "auto"
     """auto takes a GPU where there is one."""
+    max_restarts: Annotated[NonNegativeInt, Runtime] = 0
+    """How often the processes are started again after one was killed, lost or hung; they go on from the latest checkpoint. One process
+    alone then runs beside the job, not in it. Under your own torchrun its --max-restarts counts."""
+    hang_seconds: Annotated[PositiveFloat, Runtime] = 600.0
+    """Seconds without progress in any process after which the work ends with a message that names the rank and the place; also the
+    timeout of every collective. Longer than the slowest single step, checkpoint or start."""
 
     def __post_init__(self) -> None:
         if self.mode == "local" and self.processes > 1:
@@ -96,18 +108,11 @@ def launch(work: str, spec_json: str, config: LaunchConfig, scratch_uri: str, sp
         run_work(work, spec_json)
     elif config.mode == "spark":
         assert spark is not None
-        _by_spark(work, spec_json, config, spark, what)
-    elif config.processes > 1 or config.mode == "torchrun":
-        _by_torchrun(work, spec_json, config, scratch_uri, what)
+        _by_spark(work, spec_json, config, scratch_uri, spark, what)
+    elif config.processes > 1 or config.mode == "torchrun" or config.max_restarts:
+        _by_agent(work, spec_json, config, scratch_uri, what)
     else:
         run_work(work, spec_json)
-
-
-def run_work(work: str, spec_json: str) -> None:
-    """Call `package.module:function` with the spec, in this process."""
-    module, _, name = work.partition(":")
-    function: Callable[[str], None] = getattr(import_module(module), name)
-    function(spec_json)
 
 
 @contextmanager
@@ -135,13 +140,44 @@ def joined(config: LaunchConfig, key: str, why: str = "") -> Iterator[Process]:
     torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) // local))
     started_here = world_size > 1 and not dist.is_initialized()
     if started_here:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        _join_group(config, device)
     try:
         yield Process(rank, world_size, device)
     finally:
         # Without it gloo aborts at exit under TorchDistributor.
         if started_here:
             dist.destroy_process_group()
+
+
+@contextmanager
+def watched(config: LaunchConfig, process: Process, scratch_uri: str, what: str = "training") -> Iterator[Heartbeat]:
+    """Let hangs of the ranks be found inside the block, which says through the heartbeat where it is.
+
+    Args:
+        config: names the time.
+        process: this one.
+        scratch_uri: where a verdict is kept for a launcher on another host.
+        what: how messages call the work.
+    """
+
+    def tell(verdict: str) -> None:
+        print(f"error: {what} hangs: {verdict}", file=sys.stderr, flush=True)
+        # A filesystem that does not answer may be why.
+        writing = threading.Thread(target=failures.record_hang, args=(scratch_uri, process.rank, verdict), daemon=True)
+        writing.start()
+        writing.join(5)
+
+    if process.rank == 0 and elastic.restarts():
+        say(f"  start {elastic.restarts() + 1} of {what}, from the latest checkpoint where there is one")
+    board = board_of(process.rank, process.world_size, elastic.restarts())
+    heartbeat = Heartbeat(process.rank, process.world_size, config.hang_seconds, board, tell)
+    with heartbeat.watching():
+        yield heartbeat
+
+
+def timeout_of(config: LaunchConfig) -> timedelta:
+    """What any process group waits for."""
+    return timedelta(seconds=config.hang_seconds)
 
 
 def pick_device(config: LaunchConfig, key: str) -> torch.device:
@@ -186,10 +222,21 @@ def _broadcast(order: tuple[str, str] | None, config: LaunchConfig) -> tuple[str
     import torch.distributed as dist
 
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if pick_device(config, "launch").type == "cuda" else "gloo")
+        _join_group(config, pick_device(config, "launch"))
     box = [order]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def _join_group(config: LaunchConfig, device: torch.device) -> None:
+    import torch.distributed as dist
+
+    timeout = timeout_of(config)
+    store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
+    # torchrun's agent lets all starts share one store; without a name of its own a start would find the addresses of the dead.
+    store = dist.PrefixStore(f"start-{elastic.restarts()}", store)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
 
 
 def _leave() -> None:
@@ -199,30 +246,37 @@ def _leave() -> None:
         dist.destroy_process_group()
 
 
-def _by_torchrun(work: str, spec_json: str, config: LaunchConfig, scratch_uri: str, what: str) -> None:
+def _by_agent(work: str, spec_json: str, config: LaunchConfig, scratch_uri: str, what: str) -> None:
     spec_uri = join(scratch_uri, "spec.json")
     write_text(spec_uri, spec_json)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={config.processes}"]
-    # One rank's threads are set by the worker; torchrun would otherwise warn and set one.
+    failures.clear(scratch_uri)
+    command = elastic.command(config.processes, config.max_restarts, work, spec_uri, scratch_uri)
+    # Workers set their threads themselves, but what is imported before that looks here.
     environment = {**os.environ, "OMP_NUM_THREADS": str(config.threads or max(1, (os.cpu_count() or 1) // config.processes))}
-    done = subprocess.run([*command, "-m", "esans.launch", work, spec_uri], env=environment, check=False)
-    if done.returncode:
-        raise LaunchFailed(f"{what} ended with exit code {done.returncode}; the first error of a rank stands above.")
+    with tempfile.TemporaryDirectory(prefix="esans-signs-") as signs:
+        code, verdict = elastic.supervise(command, environment, Path(signs), config.hang_seconds)
+    if not code:
+        return
+    if verdict is not None:
+        raise LaunchFailed(f"{what} hung: {verdict}.")
+    raise LaunchFailed(f"{what} ended with exit code {code}; the first error of a rank stands above.")
 
 
-def _by_spark(work: str, spec_json: str, config: LaunchConfig, spark: SparkSession, what: str) -> None:
+def _by_spark(work: str, spec_json: str, config: LaunchConfig, scratch_uri: str, spark: SparkSession, what: str) -> None:
+    """TorchDistributor knows no restarts: the job submits the work again."""
     from pyspark.ml.torch.distributor import TorchDistributor
 
     local = spark.sparkContext.master.startswith("local")
-    distributor = TorchDistributor(num_processes=config.processes, local_mode=local, use_gpu=config.device == "cuda")
-    try:
-        distributor.run(run_work, work, spec_json)
-    except RuntimeError as error:
-        raise LaunchFailed(f"{what} under Spark failed: {error}") from error
-
-
-if __name__ == "__main__":
-    import fsspec
-
-    with fsspec.open(sys.argv[2], "r") as stream:
-        run_work(sys.argv[1], stream.read())
+    failures.clear(scratch_uri)
+    for submission in range(config.max_restarts + 1):
+        distributor = TorchDistributor(num_processes=config.processes, local_mode=local, use_gpu=config.device == "cuda")
+        try:
+            distributor.run(run_guarded, work, spec_json, scratch_uri, submission)
+            return
+        except Exception as error:
+            final, found = failures.final(scratch_uri), failures.read(scratch_uri)
+            if final is not None or submission == config.max_restarts:
+                hang = next((failure.message for failure in found if failure.kind == "hang"), None)
+                why = f"hung: {hang}." if hang and final is None else f"under Spark failed: {error}"
+                raise LaunchFailed(f"{what} {why}") from error
+            say(f"  {what} under Spark ended early; submitted again, {submission + 1} of {config.max_restarts}")

@@ -11,6 +11,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from esans.config import to_dict
+from esans.heartbeat import Heartbeat
+from esans.launch import timeout_of
 from esans.model.towers import TwoTower
 from esans.negatives.base import Batch
 from esans.progress import Bar, say
@@ -51,7 +53,7 @@ class Trainer:
         # Before a resumed loader counts only what is left of its epoch.
         self.schedule = build_schedule(self.optimizer, config.optimizer, config.epochs * loader.steps(0))
         # Wrapped once the optimiser has told the tables which gradients to give.
-        self.gradients = Gradients(self.module, self.world_size, config.accumulate)
+        self.gradients = Gradients(self.module, self.world_size, config.accumulate, self._at)
         self.guard = Guard(device, config.max_skipped)
         self.generator = torch.Generator(device)
         self.progress = Progress()
@@ -61,6 +63,11 @@ class Trainer:
         self.checkpoints: Checkpoints | None = None
         self.preemption: Preemption | None = None
         self._watched: dict[str, Any] | None = None
+        # Where this rank is; whoever starts it lets it be watched.
+        self.heartbeat = Heartbeat()
+        # Makes from the step that `train` goes on from what is told of every step done: the batch, the epoch, the place in it, the step.
+        self.on_resume: Callable[[int], Callable[[Batch, int, int, int], None]] | None = None
+        self._on_step: Callable[[Batch, int, int, int], None] | None = None
 
     def train(self) -> Progress:
         """Run epochs until the validation metric stops rising, then put the best weights back.
@@ -77,11 +84,13 @@ class Trainer:
         try:
             with Preemption(group, every) as self.preemption:
                 self._resume()
+                self._on_step = self.on_resume(self.progress.step) if self.on_resume is not None else None
                 while not self.finished:
                     record = self.next_epoch()
                     self._checkpoint()
                     self._tell(record)
                     self._leave_if(self.preemption.agreed() and not self.finished)
+                self._at("last checkpoint", waits=True)
                 self.checkpoints.wait()
         finally:
             self.checkpoints.close()
@@ -105,6 +114,7 @@ class Trainer:
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over this rank's part, or what is left of it, and the validation metrics after it."""
         self.module.train()
+        self._at("reading of a batch")
         first, batches = self.progress.place, self.loader.epoch(epoch)
         steps = self._steps(epoch)
         started = time.perf_counter() - self.progress.seconds
@@ -117,7 +127,10 @@ class Trainer:
         with Bar(f"epoch {epoch + 1}/{self.config.epochs}", total=steps, unit="steps", show=self.rank == 0) as bar:
             for place, batch in enumerate(batches, first):
                 figures, loss = self.train_step(batch, epoch, place, steps, watch.due(place))
+                self._at("look at loss and figures", waits=watch.due(place))
                 self.progress.step += 1
+                if self._on_step is not None:
+                    self._on_step(batch, epoch, place, self.progress.step)
                 suffix = watch.see(place, self.progress.step, loss, figures, self.module.negatives.temperature.shown().detach())
                 if watch.due(place):
                     self.guard.check(self.progress.step, [str(group["sampler"]) for group in self.config.negatives])
@@ -126,8 +139,9 @@ class Trainer:
                 # After the last step the epoch's own checkpoint comes, with the validation metrics.
                 if place + 1 < steps:
                     self._between_steps(watch)
+                self._at("reading of a batch")
         seconds = time.perf_counter() - started
-        metrics = validate(self.model, self.users, self.device)
+        metrics = validate(self.model, self.users, self.device, self._at)
         speed = steps * self.config.batch_size / seconds
         record = {"epoch": epoch, "step": self.progress.step, "loss": watch.mean_loss(), "seconds": seconds, "examples_per_second": speed}
         return record | {"seconds_per_step": seconds / max(steps, 1)} | metrics | watch.mean_figures()
@@ -136,6 +150,7 @@ class Trainer:
         """One optimiser step on the weighted mean loss of all ranks and micro-batches; nothing here waits for the device."""
         self._seed(epoch, place)
         loss, figures = self.gradients(batch, self.generator, epoch + place / steps, diagnose)
+        self._at("update of the weights", waits=True)
         norm = clip_gradients(self.module, self.config.optimizer)
         step_unless(self.optimizer, self.guard.found(loss, norm))
         self.schedule.step()
@@ -151,6 +166,10 @@ class Trainer:
         mixed = hash((self.seed, epoch, place, self.rank)) & (2**62 - 1)
         self.generator.manual_seed(mixed)
         torch.manual_seed(mixed)
+
+    def _at(self, place: str, waits: bool = False) -> None:
+        """Say where this rank is; `waits`, if for other ranks or the device too."""
+        self.heartbeat.at(place, self.progress.step + 1, waits)
 
     def _exhausted(self) -> bool:
         waited = self.progress.epoch - 1 - self.progress.best_epoch
@@ -184,6 +203,7 @@ class Trainer:
         if self.checkpoints is None or self.preemption is None:
             return
         every = self.config.checkpoint.every_steps
+        self._at("agreement on a stop", waits=True)
         stop = self.preemption.due(self.progress.step)
         if stop or (every and self.progress.step % every == 0):
             self._checkpoint(watch)
@@ -201,7 +221,9 @@ class Trainer:
 
     def _open_checkpoints(self) -> tuple[Checkpoints, dist.ProcessGroup | None]:
         # Two groups on the host beside the training's own: the writing thread's collectives must not mix with any other's.
-        own, shared = (dist.new_group(backend="gloo") if self.world_size > 1 else None for _ in range(2))
+        own, shared = (
+            dist.new_group(backend="gloo", timeout=timeout_of(self.config.launch)) if self.world_size > 1 else None for _ in range(2)
+        )
         # Runs of one config may go on with other numbers of processes.
         config = {key: value for key, value in to_dict(self.config, results_only=True).items() if key != "launch"}
         keys = self.config.checkpoint
@@ -212,6 +234,7 @@ class Trainer:
     def _checkpoint(self, watch: Watch | None = None) -> None:
         """Write the state after this step; `watch` inside an epoch."""
         assert self.checkpoints is not None
+        self._at("checkpoint", waits=True)
         best = watch is None and self.progress.best_epoch == self.progress.epoch - 1
         self.checkpoints.save(take(self, watch), self.progress.step, best)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -35,22 +36,37 @@ class ValidationUsers:
 
 
 @torch.inference_mode()
-def validate(model: TwoTower, users: ValidationUsers, device: torch.device) -> dict[str, float]:
-    """Means of all metrics over the validation users of all ranks."""
+def validate(
+    model: TwoTower, users: ValidationUsers, device: torch.device, at: Callable[[str, bool], None] = lambda place, waits: None
+) -> dict[str, float]:
+    """Means of all metrics over the validation users of all ranks.
+
+    Args:
+        model: the towers.
+        users: of this rank.
+        device: where they are ranked.
+        at: told what comes now, and whether it waits for other ranks; a validation takes longer than any step.
+    """
     was_training = model.training
     model.eval()
     places = torch.arange(model.num_items, device=device)
-    items = torch.cat([model.encode_items(chunk) for chunk in places.split(_ITEMS)])
+    chunks = []
+    for chunk in places.split(_ITEMS):
+        at("validation: encoding of the items", False)
+        chunks.append(model.encode_items(chunk))
+    items = torch.cat(chunks)
     available = users.available.to(device)
     sums = MetricSums.zero()
     for _ in range(_missing(users, model, device)):
         # Rows of sharded tables travel only where all ranks ask for some.
         model.encode_users(torch.full((1, model.history_length), PADDING, device=device), torch.zeros(1, dtype=torch.int64, device=device))
     for batch in users.batches:
+        at("validation: ranking", False)
         history = batch.history.padded(PADDING, left=True, width=model.history_length).to(device)
         vectors = model.encode_users(history, batch.users.to(device))
         sums.add(ranking_metrics(rank_targets(vectors, items, batch.targets.to(device), batch.seen.to(device), available)))
     model.train(was_training)
+    at("validation: all_reduce of the metrics", True)
     return reduce_sums({"validation": sums}, device)["validation"].means()
 
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from esans.bundle import Bundle
 from esans.config import build
-from esans.launch import Spec, joined
+from esans.heartbeat import Heartbeat
+from esans.launch import Process, Spec, joined, watched
 from esans.model.files import save
 from esans.model.sharded import whole_state
 from esans.model.towers import TwoTower
@@ -27,6 +28,7 @@ from esans.tracking import Run
 from esans.train.config import TrainConfig
 from esans.train.inputs import build_model, load_catalogue
 from esans.train.later import load_later
+from esans.train.lineage import StepRecord
 from esans.train.loader import Loader
 from esans.train.profile import profile_steps
 from esans.train.step import TrainStep
@@ -59,21 +61,30 @@ def run_worker(spec_json: str) -> None:
     """Train as the rank that the environment names (RANK, WORLD_SIZE), or alone."""
     spec = WorkerSpec.parse(spec_json)
     config = build(TrainConfig, spec.config)
-    with joined(config.launch, "train.launch", why=", since the world size decides which examples share a batch") as process:
-        train_rank(spec, config, process.rank, process.world_size, process.device)
+    why = ", since the world size decides which examples share a batch"
+    with joined(config.launch, "train.launch", why) as process, watched(config.launch, process, spec.scratch_uri) as heartbeat:
+        train_rank(spec, config, process, heartbeat)
 
 
-def train_rank(spec: WorkerSpec, config: TrainConfig, rank: int, world_size: int, device: torch.device) -> None:
+def train_rank(spec: WorkerSpec, config: TrainConfig, process: Process, heartbeat: Heartbeat) -> None:
     """Build everything from the spec, train, and let rank 0 write model and result."""
+    rank = process.rank
+    heartbeat.at("reading of the inputs", 0)
     inputs = {name: Bundle.open(uri) for name, uri in spec.inputs.items()}
     with ExitStack() as last:
         # Closed after the model is written: what MLflow is still owed can wait, and is kept.
         run = last.enter_context(closing(_run(spec))) if rank == 0 else None
         log = run.metrics if run is not None else _silent
-        trainer = build_trainer(config, inputs, spec.seed, rank, world_size, device, spec.scratch_uri, log)
+        heartbeat.at("building of the trainer", 0)
+        trainer = build_trainer(config, inputs, spec.seed, rank, process.world_size, process.device, spec.scratch_uri, log)
+        trainer.heartbeat = heartbeat
+        heartbeat.at("looking for a checkpoint", 0, process.world_size > 1)
+        if config.checkpoint.record_steps:
+            trainer.on_resume = lambda step: StepRecord(spec.scratch_uri, rank, process.world_size, step)
         if run is not None and config.profile_steps:
             profile_steps(trainer, config.profile_steps, run.text)
         progress = trainer.train()
+        heartbeat.at("writing of the model", progress.step)
         # All ranks: rows of sharded tables come from each.
         weights = whole_state(trainer.model)
         if rank == 0:

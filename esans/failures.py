@@ -1,0 +1,82 @@
+"""Errors of worker processes, kept where their launcher and the next start of the workers find them.
+
+A kill, a lost host and a hang are worth another start; an error that the same start would meet again is not.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+import fsspec
+
+from esans.errors import EsansError
+from esans.uri import join, write_text
+
+_FOLDER = "failures"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How a rank ended."""
+
+    rank: int
+    kind: str
+    """Class of the error, or `hang`."""
+    message: str
+    step: int
+    """Steps it had done or begun."""
+    final: bool
+    """Whether another start is no use."""
+
+
+def record(scratch_uri: str, rank: int, error: BaseException, step: int) -> Failure:
+    """Keep the error that ended a rank.
+
+    Final are the errors of this project, which name their cure, and any other that comes twice in a row at the same step in the same
+    words. What a rank says because another one was lost is never final.
+    """
+    kind, message = type(error).__name__, str(error)
+    before = next((failure for failure in read(scratch_uri) if failure.rank == rank), None)
+    again = before is not None and (before.kind, before.message, before.step) == (kind, message, step)
+    found = Failure(rank, kind, message, step, isinstance(error, EsansError) or (again and not _of_lost_peer(error)))
+    _write(scratch_uri, str(rank), found)
+    return found
+
+
+def record_hang(scratch_uri: str, rank: int, verdict: str) -> None:
+    """Keep the verdict on a hang, for launchers on other hosts."""
+    _write(scratch_uri, "hang", Failure(rank, "hang", verdict, 0, False))
+
+
+def read(scratch_uri: str) -> list[Failure]:
+    """What ranks left since `clear`, the final ones first."""
+    filesystem, path = fsspec.core.url_to_fs(join(scratch_uri, _FOLDER))
+    filesystem.invalidate_cache()
+    if not filesystem.exists(path):
+        return []
+    found = [Failure(**json.loads(filesystem.cat_file(file))) for file in sorted(filesystem.find(path)) if file.endswith(".json")]
+    return sorted(found, key=lambda failure: (not failure.final, failure.rank))
+
+
+def final(scratch_uri: str) -> Failure | None:
+    """An error that makes another start useless, if a rank met one."""
+    return next((failure for failure in read(scratch_uri) if failure.final), None)
+
+
+def clear(scratch_uri: str) -> None:
+    """Forget what an earlier job left."""
+    filesystem, path = fsspec.core.url_to_fs(join(scratch_uri, _FOLDER))
+    if filesystem.exists(path):
+        filesystem.rm(path, recursive=True)
+
+
+def _write(scratch_uri: str, name: str, failure: Failure) -> None:
+    write_text(join(scratch_uri, _FOLDER, f"{name}.json"), json.dumps(asdict(failure)))
+
+
+def _of_lost_peer(error: BaseException) -> bool:
+    import torch.distributed as dist
+
+    words = str(error).lower()
+    return isinstance(error, dist.DistError | ConnectionError) or any(word in words for word in ("gloo", "nccl", "connection", "socket"))
