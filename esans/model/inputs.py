@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from esans.model.sharded import ShardedTable
 
+# Two of five places hold an item on online_retail, and one place of a bag costs half of what one item's inputs do.
+_PLACES_AN_ITEM = 4
+
 
 class Table(nn.Embedding):
     """Embeddings whose rows start with norm 0.3 or so.
@@ -75,9 +78,24 @@ class ItemInputs(nn.Module):
             total = total + table(self.side_NS[ids, place])
         return total
 
+    def whole_pays(self, places: int, device: torch.device) -> bool:
+        """Whether the inputs of all items, made once, are the faster way to those of so many history places.
+
+        A CPU drops the padding among them, and what is left repeats few items until there are several times as many places as items.
+        """
+        times = _PLACES_AN_ITEM if self.dynamic_shapes and device.type == "cpu" else 1
+        return places >= self.id_embedding.num_embeddings * times and not self.sharded
+
     def whole(self) -> Tensor:
         """The inputs of all items: (N, D)."""
-        return self(torch.arange(self.id_embedding.num_embeddings, device=self.id_embedding.weight.device))
+        rows = self.id_embedding
+        # Looked up, where it could be taken as it is, only for the sake of a sparse gradient.
+        total = rows(torch.arange(rows.num_embeddings, device=rows.weight.device)) if rows.sparse else rows.weight
+        if self.content_map is not None:
+            total = total + self.content_map(self.content_NF)
+        for place, table in enumerate(self.side_embeddings):
+            total = total + table(self.side_NS[:, place])
+        return total
 
     def bag(self, ids_BH: Tensor, weights_BH: Tensor, whole_ND: Tensor | None = None) -> Tensor:
         """Weighted sum of the inputs of (B, H) items: (B, D). Weights of padding places are 0; their ids must be legal.
@@ -85,8 +103,8 @@ class ItemInputs(nn.Module):
         `whole_ND` is `whole()` where the caller has it already.
         """
         dynamic = self.dynamic_shapes and ids_BH.device.type == "cpu"
-        if whole_ND is not None or (ids_BH.numel() >= self.id_embedding.num_embeddings and not self.sharded):
-            # Fewer items than places: the inputs of all items once, then one pass over the bags.
+        if whole_ND is not None or self.whole_pays(ids_BH.numel(), ids_BH.device):
+            # The inputs of all items once, then one pass over the bags.
             return _bag(self.whole() if whole_ND is None else whole_ND, ids_BH, weights_BH, dynamic)
         if isinstance(self.id_embedding, ShardedTable):
             rows, place_BH = self.id_embedding.distinct(ids_BH)

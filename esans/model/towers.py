@@ -111,7 +111,7 @@ class TwoTower(nn.Module):
 
     def shared_inputs(self, places: int) -> Tensor | None:
         """Inputs of all items (N, D), where both towers read them and that many history places make it the faster way; else None."""
-        faster = self.history_inputs is None and places >= self.num_items and not self.item_inputs.sharded
+        faster = self.history_inputs is None and self.item_inputs.whole_pays(places, self.place_logits_H.device)
         return self.item_inputs.whole() if faster else None
 
     def encode_items(self, item_idx: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -71,6 +73,21 @@ def test_the_expected_count_of_two_clusters_is_not_twice_the_single_draw(catalog
     measured = torch.bincount(drawn.flatten(), minlength=4)[1:].double() / 200_000
     assert torch.allclose(measured, exact, atol=0.005)
     assert not torch.allclose(2 * p[1:], exact, atol=0.005)
+
+
+@pytest.mark.parametrize("sharpness", [1.0, 40.0])
+def test_clusters_are_drawn_one_after_the_other_in_proportion_to_what_is_left_however_sharp_the_chances(sharpness: float) -> None:
+    """With the sharper chances, after the first draw only 1e-17 of the mass is left, and 1e-35 after the second."""
+    log_chance = torch.log_softmax(-sharpness * torch.tensor([[torch.inf, 3.0, 1.0, 2.0, 1.01]]), dim=1)
+    rows = 100_000
+    drawn = ClusterDraws(log_chance.expand(5, -1)).draw(torch.zeros(rows, dtype=torch.long), 4, generator_of(7))
+    assert (drawn.sort(1).values == torch.arange(1, 5)).all()
+    p = log_chance[0].double().exp()
+    for first, second, third in itertools.permutations(range(1, 5), 3):
+        left, last = (p[[j for j in range(1, 5) if j not in gone]].sum() for gone in ((first,), (first, second)))
+        expected = (p[first] * p[second] / left * p[third] / last).item()
+        measured = (drawn[:, :3] == torch.tensor([first, second, third])).all(1).double().mean().item()
+        assert measured == pytest.approx(expected, abs=5 * math.sqrt(expected / rows) + 1e-4)
 
 
 @given(

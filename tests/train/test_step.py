@@ -18,7 +18,7 @@ from esans.train.optimizer import build_optimizer, clip_gradients, step_unless
 from esans.train.step import TrainStep
 from tests.negatives.conftest import loss_of, temperature_of
 
-ITEMS, ROWS, PLACES = 40, 16, 4
+ITEMS, ROWS, PLACES = 40, 16, 12
 
 
 def batch_of() -> Batch:
