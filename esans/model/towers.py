@@ -120,7 +120,8 @@ class TwoTower(nn.Module):
 
     def encode_inputs(self, inputs_nD: Tensor) -> Tensor:
         """Item inputs (n, D) -> (n, D) unit vectors."""
-        return F.normalize(self.item_layers(inputs_nD), dim=-1)
+        # Under autocast the layers may give bfloat16; unit vectors are float32 in any case.
+        return F.normalize(self.item_layers(inputs_nD).float(), dim=-1)
 
     def encode_users(self, history: Tensor, user_idx: Tensor | None = None, inputs_ND: Tensor | None = None) -> Tensor:
         """Users by their histories.
@@ -146,4 +147,4 @@ class TwoTower(nn.Module):
             if user_idx is None:
                 raise ValueError("this model has user embeddings: pass user_idx")
             pooled = pooled + self.user_embedding(user_idx.clamp_min(0)) * (user_idx >= 0)[:, None]
-        return F.normalize(self.user_layers(pooled), dim=-1)
+        return F.normalize(self.user_layers(pooled).float(), dim=-1)

@@ -26,7 +26,7 @@ def parts_of_steps(trainer: Trainer, around: Callable[[str], AbstractContextMana
     module, negatives = trainer.module, trainer.module.negatives
     places: list[tuple[Any, str, str]] = [
         (module.model, "shared_inputs", "item inputs"),
-        (module.model, "encode_users", "users"),
+        (module, "encode_users", "users"),
         (module, "encode", "items"),
         (groups, "_scores", "scores"),
         (negatives.loss, "logits", "loss"),

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from esans.bundle import Bundle
 from esans.config import build
+from esans.errors import ConfigError
 from esans.heartbeat import Heartbeat
 from esans.launch import Process, Spec, joined, watched
 from esans.model.files import save
@@ -25,6 +26,7 @@ from esans.negatives.groups import NegativeGroups
 from esans.negatives.registry import build_loss, build_samplers, build_temperature, columns
 from esans.negatives.tables import Catalogue
 from esans.tracking import Run
+from esans.train.arithmetic import uses_bf16
 from esans.train.config import TrainConfig
 from esans.train.inputs import build_model, load_catalogue
 from esans.train.later import load_later
@@ -115,7 +117,12 @@ def build_trainer(
         scratch_uri: folder for checkpoints.
         log: takes metrics and the step.
         catalogue: what samplers know about the items, in place of what the bundles say.
+
+    Raises:
+        ConfigError: a setting can't be had on that device.
     """
+    if (conflict := config.conflict(device.type, world_size)) is not None:
+        raise ConfigError(f"train.{conflict}.")
     # The same weights on every rank before the first step.
     torch.manual_seed(seed)
     model = build_model(config.model, inputs, device)
@@ -123,7 +130,8 @@ def build_trainer(
         catalogue = load_catalogue(inputs["shards"], inputs.get("cluster"), inputs.get("features"), config.model.dim)
     if catalogue.clusters is not None:
         catalogue.clusters = catalogue.clusters.to(device)
-    module = TrainStep(model, build_negatives(config, catalogue).to(device))
+    negatives = build_negatives(config, catalogue).to(device)
+    module = TrainStep(model, negatives, bf16=uses_bf16(config.precision, device), compiled=config.compile)
     # Figures of the diagnosis are those of rank 0's part of the batch.
     later = load_later(inputs["prepare"]) if rank == 0 else None
     module.negatives.later = None if later is None else later.to(device)
