@@ -1,0 +1,70 @@
+"""Signs of life: who is blamed for a hang, and that work which goes on is none."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+from esans.heartbeat import HANG_EXIT, Heartbeat
+from esans.signs import FolderBoard, Sign, diagnose
+
+
+def sign(rank: int, place: str, step: int, waits: bool, seconds: float = 27, left: bool = False) -> Sign:
+    return Sign(rank, 100 + rank, 1, place, step, waits, seconds, left)
+
+
+def test_the_verdict_names_who_holds_up_whom_and_where():
+    reads, reduces = sign(1, "reading of a batch", 38, False), sign(0, "all_reduce of the gradients", 38, True)
+    assert diagnose([reduces, reads], {}, 2) == (
+        "rank 1 has been in 'reading of a batch' of step 38 for 27 s, without entering 'all_reduce of the gradients' of step 38, "
+        "where rank 0 has waited for 27 s"
+    )
+    others = [sign(rank, "all_reduce of the gradients", 38, True) for rank in (0, 2)]
+    assert diagnose([*others, reads], {1: 9.0}, 3) == (
+        "rank 1 has given no sign of life for over 9 s (it is stopped, or its host is lost); it was last seen in 'reading of a batch' of "
+        "step 38, without entering 'all_reduce of the gradients' of step 38, where ranks 0, 2 have waited for 27 s"
+    )
+    assert diagnose([reduces], {}, 2).startswith("rank 1 has never given a sign of life, without entering")
+    assert diagnose([reduces, sign(1, "start", 36, False, left=True)], {}, 2).startswith("rank 1 has left the work after step 36, without")
+    assert diagnose([reduces, sign(1, "agreement on a stop", 38, True)], {}, 2) == (
+        "the ranks wait for each other in different places: rank 0 has waited in 'all_reduce of the gradients' of step 38 for 27 s; "
+        "rank 1 has waited in 'agreement on a stop' of step 38 for 27 s"
+    )
+    assert diagnose([reduces, sign(1, reduces.place, 38, True)], {}, 2).startswith("the network between the ranks or a device does not")
+    assert diagnose([sign(0, "forward pass", 3, True)], {}, 1) == "rank 0 has been in 'forward pass' of step 3 for 27 s"
+
+
+class Rank:
+    """A rank of threads: where it ended, and what it said."""
+
+    def __init__(self, rank: int, folder: Path, seconds: float) -> None:
+        self.ended, self.told = threading.Event(), list[str]()
+        self.heartbeat = Heartbeat(rank, 2, seconds, FolderBoard(folder), self.told.append, self.end)
+
+    def end(self, code: int) -> None:
+        assert code == HANG_EXIT
+        self.ended.set()
+
+
+def test_both_ranks_end_with_one_verdict_once_neither_gets_on(tmp_path):
+    ranks = [Rank(rank, tmp_path, 0.6) for rank in range(2)]
+    with ranks[0].heartbeat.watching(), ranks[1].heartbeat.watching():
+        ranks[0].heartbeat.at("all_reduce of the loss", 5, waits=True)
+        ranks[1].heartbeat.at("reading of a batch", 5)
+        assert all(rank.ended.wait(30) for rank in ranks)
+    # Both may find it in the same moment, with the same words.
+    (verdict,) = {*ranks[0].told, *ranks[1].told}
+    assert verdict.startswith("rank 1 has been in 'reading of a batch' of step 5")
+    assert FolderBoard(tmp_path).verdict() == verdict
+
+
+def test_waiting_for_a_rank_that_gets_on_is_no_hang(tmp_path):
+    ranks = [Rank(rank, tmp_path, 2.0) for rank in range(2)]
+    with ranks[0].heartbeat.watching(), ranks[1].heartbeat.watching():
+        ranks[0].heartbeat.at("validation: all_reduce of the metrics", 5, waits=True)
+        stop = time.monotonic() + 3.0
+        while time.monotonic() < stop:
+            ranks[1].heartbeat.at("validation: ranking", 5)
+            time.sleep(0.01)
+    assert not any(rank.ended.is_set() or rank.told for rank in ranks)
