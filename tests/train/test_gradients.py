@@ -35,8 +35,6 @@ class Given(Sampler):
     def __init__(self, catalogue: Catalogue) -> None:
         super().__init__(SamplerConfig(sampler="given"), catalogue)
         self.register_buffer("seen", torch.zeros(()))
-        # Frozen, as the tables of samplers are, and unlike on every rank: nothing may share it.
-        self.register_buffer("frozen", torch.zeros(3), persistent=False)
 
     def propose(self, batch: Batch, user_BD: Tensor, generator: Generator) -> Negatives:
         ids = batch.extra["draws"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,9 +20,8 @@ from esans.model.towers import TwoTower
 from esans.negatives.base import Batch
 from esans.negatives.tables import Catalogue
 from esans.train.config import TrainConfig
-from esans.train.guard import Guard
-from esans.train.optimizer import build_optimizer, build_schedule, clip_gradients, step_unless
 from esans.train.step import TrainStep
+from esans.train.trainer import Trainer
 from esans.train.worker import build_negatives
 from tests.negatives.conftest import make_clusters
 
@@ -54,9 +54,13 @@ def _by_mask(name: str, args: Any) -> bool:
     return bool(masks) and not (name != "index" and args[2].numel() == 1)
 
 
-def config_of(path: Path | None) -> TrainConfig:
+# All else that a step may do; sparse tables are left out, since summing the gradients of repeated rows waits.
+EXTRAS = {"accumulate": 4, "precision": "bf16", "optimizer": {"schedule": "cosine", "final_share": 0.1}}
+
+
+def config_of(path: Path | None, **extras: Any) -> TrainConfig:
     keys = yaml.safe_load(path.read_text())["train"] if path else {}
-    config = build(TrainConfig, {**keys, "batch_size": ROWS})
+    config = build(TrainConfig, {**keys, "batch_size": ROWS, **extras})
     config.resolve_groups()
     for group in config.negatives:
         group["enters_at_epoch"] = 0.0
@@ -81,23 +85,18 @@ def step_of(config: TrainConfig, device: str, sparse_catalogue: bool = False) ->
     for name in ("user_idx", "history", "target", "weight", "known"):
         setattr(batch, name, getattr(batch, name).to(device))
     batch.extra = {name: values.to(device) for name, values in extra.items()}
-    return TrainStep(model, build_negatives(config, catalogue), dynamic_shapes=False).to(device).train(), batch
+    bf16 = config.precision == "bf16"
+    return TrainStep(model, build_negatives(config, catalogue), dynamic_shapes=False, bf16=bf16).to(device).train(), batch
 
 
 def run(step: TrainStep, batch: Batch, config: TrainConfig, watching: Any) -> None:
-    """Two steps as the trainer takes them, the first unwatched: it makes the optimiser's state."""
-    optimizer = build_optimizer(step, config.optimizer)
-    schedule = build_schedule(optimizer, config.optimizer)
-    guard, generator = Guard(batch.target.device, 10), torch.Generator(batch.target.device)
+    """Two of the trainer's steps, the first unwatched: it makes the optimiser's state."""
+    device = batch.target.device
+    loader = SimpleNamespace(rank=0, world_size=1, steps=lambda epoch: 10)
+    trainer = Trainer(config, step, loader, None, device, 0, "", lambda metrics, step: None)  # type: ignore[arg-type]
 
     def once() -> None:
-        generator.manual_seed(1)
-        loss_B, _ = step(batch, generator, 0.5, False)
-        loss = (loss_B * batch.weight).sum() / batch.weight.sum().clamp_min(1e-12)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        step_unless(optimizer, guard.found(loss.detach(), clip_gradients(step, config.optimizer)))
-        schedule.step()
+        trainer.train_step(batch, 1, 0, 2, False)
 
     once()
     with watching:
@@ -108,6 +107,15 @@ def run(step: TrainStep, batch: Batch, config: TrainConfig, watching: Any) -> No
 @pytest.mark.parametrize("path", [None, *EXPERIMENTS], ids=lambda path: path.stem if path else "default")
 def test_no_operator_of_a_step_makes_the_host_wait(path: Path | None, few_places: bool) -> None:
     config = config_of(path)
+    step, batch = step_of(config, "cpu", few_places)
+    waits = Waits()
+    run(step, batch, config, waits)
+    assert not waits.seen
+
+
+@pytest.mark.parametrize("few_places", [False, True], ids=["whole catalogue", "rows"])
+def test_micro_batches_falling_step_sizes_and_bf16_do_not_make_it_wait_either(few_places: bool) -> None:
+    config = config_of(None, **EXTRAS)
     step, batch = step_of(config, "cpu", few_places)
     waits = Waits()
     run(step, batch, config, waits)
@@ -125,9 +133,10 @@ def test_the_watch_sees_what_waits() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("extras", [{}, EXTRAS], ids=["plain", "extras"])
 @pytest.mark.parametrize("path", [None, *EXPERIMENTS], ids=lambda path: path.stem if path else "default")
-def test_a_gpu_never_makes_the_host_wait_in_a_step(path: Path | None) -> None:
-    config = config_of(path)
+def test_a_gpu_never_makes_the_host_wait_in_a_step(path: Path | None, extras: dict[str, Any]) -> None:
+    config = config_of(path, **extras)
     step, batch = step_of(config, "cuda")
 
     class Strict:
