@@ -16,7 +16,7 @@ from esans.train.state import Rows
 def data_parallel(module: nn.Module) -> DistributedDataParallel:
     """The module with the gradients of what every process holds averaged; sharded tables see to their own, and callers to buffers."""
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, list(sharded_tables(module)))
-    return DistributedDataParallel(module, static_graph=True, broadcast_buffers=False)
+    return DistributedDataParallel(module, static_graph=True, forward_sync_buffers=False)
 
 
 def weights_of(module: nn.Module, state: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
