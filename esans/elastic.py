@@ -30,6 +30,9 @@ from esans.heartbeat import FOLDER, Silence, last_step
 
 # Starts before this one, of the same work in the same job.
 RESTARTS = "ESANS_RESTARTS"
+# Imported by a worker's first calls and not by its module: building an optimiser costs seconds, once a start.
+_LATER = ("torch._dynamo", "petastorm.fs_utils")
+_OF_LOGGING = ("mlflow", "mlflow.store.tracking.sqlalchemy_store")
 # How long ranks that know of a hang have to print their stacks and leave.
 _GRACE_SECONDS = 3.0
 _LOOK_SECONDS = 0.2
@@ -117,9 +120,9 @@ def command(processes: int, max_restarts: int, work: str, spec_uri: str, scratch
 
 def agent(processes: int, max_restarts: int, work: str, spec_uri: str, scratch_uri: str) -> int:
     """Be the agent; the exit code of the first worker that failed after the last restart, or 0."""
-    preload = [work.partition(":")[0]]
-    # Each start would import it anew, beside the first steps.
-    preload += ["mlflow"] if max_restarts else []
+    preload = [work.partition(":")[0], *_LATER]
+    # Only one process logs, so without restarts there is nothing to save.
+    preload += _OF_LOGGING if max_restarts else []
     multiprocessing.set_forkserver_preload(preload)
     # Now, so that its imports go on beside those of the agent.
     forkserver.ensure_running()
