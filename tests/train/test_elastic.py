@@ -60,7 +60,9 @@ def test_a_worker_killed_at_random_steps_ends_with_the_bits_of_one_that_was_not(
     seed = random.SystemRandom().randrange(2**32)
     steps = sorted(random.Random(seed).sample(range(1, 39), 3))
     print(f"seed {seed}: killed before steps {steps} of 39")
-    keys = {"checkpoint": {"every_steps": 4, "record_steps": True}}
+    # Micro-batches, falling step sizes and sparse tables, whose states all are in a checkpoint.
+    optimizer = {"learning_rate": 0.01, "warmup_steps": 3, "schedule": "cosine", "tables": "adagrad"}
+    keys: dict[str, Any] = {"checkpoint": {"every_steps": 4, "record_steps": True}, "accumulate": 2, "optimizer": optimizer}
     run_worker(spec_of(tmp_path / "whole", inputs, config_of(**keys), tracking).dump())
     config = config_of(**keys, launch={"threads": 1, "max_restarts": 3})
     spec = spec_of(tmp_path / "killed", inputs, config, tracking)

@@ -129,24 +129,6 @@ def same_run(one: Path, two: Path) -> None:
     assert kept[0] == kept[1]
 
 
-def test_a_run_killed_at_any_step_goes_on_as_if_never_stopped(
-    make_inputs: Callable[..., dict[str, Bundle]], tmp_path: Path, tracking: str
-) -> None:
-    """With micro-batches, falling step sizes and sparse tables, whose states all are in a checkpoint."""
-    inputs = make_inputs()
-    optimizer = {"learning_rate": 0.01, "warmup_steps": 3, "schedule": "cosine", "tables": "adagrad"}
-    config = config_of(checkpoint={"every_steps": 4}, accumulate=2, optimizer=optimizer)
-    run_worker(spec_of(tmp_path / "whole", inputs, config, tracking).dump())
-    spec = spec_of(tmp_path / "killed", inputs, config, tracking)
-    # Of 3 x 13 steps: inside the first epoch, inside the second, and at the beginning of the third.
-    for step in (7, 18, 26):
-        died = interrupted(spec, tmp_path, step, "SIGKILL")
-        assert died.returncode == -9, died.stderr
-        assert not (tmp_path / "killed" / "model").exists()
-    run_worker(spec.dump())
-    same_run(tmp_path / "whole", tmp_path / "killed")
-
-
 def test_sigterm_leaves_a_checkpoint_of_the_step_it_came_in(
     make_inputs: Callable[..., dict[str, Bundle]], tmp_path: Path, tracking: str
 ) -> None:
