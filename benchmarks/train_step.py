@@ -78,7 +78,7 @@ def _shares(trainers: dict[str, Trainer], batch: Any, times: dict[str, list[floa
 def streams(options: argparse.Namespace, inputs: dict[str, Bundle]) -> Figures:
     """Epochs from shards and from memory in turns."""
     config = config_of(METHODS["esans"], options.batch, examples_per_epoch=options.examples, launch={"threads": options.threads})
-    against, waited = streaming.measure(trainer_of(config, inputs, device=options.device), max(3, options.rounds // 6))
+    against, waited = streaming.measure(trainer_of(config, inputs, device=options.device), max(2, options.rounds // 7))
     say(f"streaming runs at {against:.3f} x the speed of training from memory and waits {waited:.2%} of its time for batches")
     return {"train.streaming_vs_memory": (against, "ratio"), "train.data_wait_share": (waited, "share")}
 
@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="of the training step on a CPU")
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--examples", type=int, default=65_536, help="of an epoch of the part `streaming`")
+    parser.add_argument("--examples", type=int, help="of an epoch of the part `streaming`; all by default")
     parser.add_argument("--parts", default="methods", help="of methods, streaming, ranks, encoding")
     parser.add_argument("--peak-tflops", type=float, default=0.0, help="of the device, in the precision of the towers")
     parser.add_argument("--peak-gbs", type=float, default=0.0, help="of the device's memory")
