@@ -101,7 +101,7 @@ def test_auto_is_bf16_on_a_gpu_that_has_it_and_float32_on_a_cpu(monkeypatch: pyt
 
 @pytest.mark.integration
 @pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="torch.compile needs a C++ compiler on a CPU; none was found")
-def test_compiled_towers_give_the_losses_and_gradients_of_plain_ones_alone_and_in_ddp(tmp_path: Path) -> None:
+def test_compiled_towers_give_the_losses_and_gradients_of_plain_ones_in_ddp_too(tmp_path: Path) -> None:
     """Without shapes that depend on values, as on a GPU; the names of weights are those of the uncompiled module."""
     plain, compiled = (Gradients(step_of(False, dynamic_shapes=False, compiled=compiled), 1) for compiled in (False, True))
     assert compiled.module.state_dict().keys() == plain.module.state_dict().keys()
@@ -112,11 +112,10 @@ def test_compiled_towers_give_the_losses_and_gradients_of_plain_ones_alone_and_i
         for name, value in exact.items():
             assert torch.allclose(gradients[name], value, atol=1e-5), name
 
-    agree(0)
     dist.init_process_group("gloo", init_method=(tmp_path / "meet").as_uri(), rank=0, world_size=1)
     try:
         compiled.wrapped = data_parallel(compiled.module)
-        for number in (1, 2):
+        for number in (0, 1):
             agree(number)
     finally:
         dist.destroy_process_group()
