@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,17 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
             MlflowClient(f"sqlite:///{path}.part").search_experiments()
             Path(f"{path}.part").rename(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def new_store(empty_store: Path) -> Callable[[Path], str]:
+    """Puts an MLflow database without runs where runs over a work folder are kept, and returns its URI."""
+
+    def put(work_dir: Path) -> str:
+        work_dir.mkdir(parents=True, exist_ok=True)
+        return f"sqlite:///{shutil.copy(empty_store, work_dir / 'mlflow.db')}"
+
+    return put
 
 
 @pytest.fixture(scope="session")

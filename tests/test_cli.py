@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -192,14 +193,14 @@ def test_the_configuration_of_every_section_is_plain_yaml() -> None:
     assert yaml.safe_load(yaml.safe_dump(to_dict(settings))) == to_dict(settings)
 
 
-def test_a_polite_kill_ends_like_ctrl_c_and_closes_the_run_as_killed(tmp_path: Path) -> None:
+def test_a_polite_kill_ends_like_ctrl_c_and_closes_the_run_as_killed(tmp_path: Path, new_store: Callable[[Path], str]) -> None:
     import signal
 
     from mlflow import MlflowClient
 
     from esans.tracking import TrackingConfig, start_run
 
-    store = f"sqlite:///{tmp_path}/mlflow.db"
+    store = new_store(tmp_path)
     found = []
 
     def work() -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -182,11 +182,11 @@ def test_a_torn_last_line_is_dropped_and_what_follows_is_whole(tmp_path: Path) -
 
 
 def test_what_was_sent_but_not_noted_is_sent_again_under_the_same_time(
-    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, new_store: Callable[[Path], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlflow import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{shutil.copy(empty_store, tmp_path)}")
+    client = MlflowClient(new_store(tmp_path))
     run_id = client.create_run("0").info.run_id
     box = Box.claim(tmp_path / "undelivered", run_id, "")
     box.append({"metrics": {"loss": 0.5, "recall": float("nan")}, "step": 1, "time": 10})
@@ -248,12 +248,14 @@ def test_without_a_server_a_run_is_refused_at_its_start_with_what_to_do(tmp_path
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command_delivers_what_a_run_left_behind(tmp_path: Path, empty_store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_delivers_what_a_run_left_behind(
+    tmp_path: Path, new_store: Callable[[Path], str], capsys: pytest.CaptureFixture[str]
+) -> None:
     from mlflow import MlflowClient
 
     from esans.cli import main
 
-    uri = f"sqlite:///{shutil.copy(empty_store, tmp_path)}"
+    uri = new_store(tmp_path)
     run_id = MlflowClient(uri).create_run("0").info.run_id
     box = Box.claim(root_of(str(tmp_path)), run_id, uri)
     box.append(metric(3))

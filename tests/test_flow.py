@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -163,7 +163,10 @@ def test_where_the_bundles_lie_does_not_change_what_they_are() -> None:
     assert fingerprints(toy("here")) == fingerprints(toy("memory://there"))
 
 
-def test_a_finished_stage_is_not_run_again_and_a_failed_one_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_stage_is_not_run_again_and_a_failed_one_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], new_store: Callable[[Path], str]
+) -> None:
+    new_store(tmp_path)
     settings = toy(tmp_path, second={"fail": True})
     first = run_stage(Plan(settings), "first")
     assert run_stage(Plan(settings), "first").manifest == first.manifest
@@ -194,11 +197,14 @@ def test_a_finished_stage_is_not_run_again_and_a_failed_one_is(tmp_path: Path, c
     assert done.data.metrics["upstream"] == 2.0
 
 
-def test_each_work_folder_keeps_its_own_runs_in_one_process_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_work_folder_keeps_its_own_runs_in_one_process_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_store: Callable[[Path], str]
+) -> None:
     from mlflow import MlflowClient
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     for folder in ("one", "other"):
+        new_store(tmp_path / folder)
         run_stage(Plan(toy(tmp_path / folder)), "first")
     for folder in ("one", "other"):
         client = MlflowClient(f"sqlite:///{tmp_path}/{folder}/mlflow.db")

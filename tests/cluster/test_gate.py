@@ -124,11 +124,13 @@ def ready(monkeypatch):
     monkeypatch.setattr(flow, "STAGES", {**flow.STAGES, **classes})
 
 
-def test_on_the_command_line_a_shut_gate_exits_with_1_keeps_the_pages_in_mlflow_and_train_is_not_reached(spark, tmp_path, ready, capsys):
+def test_on_the_command_line_a_shut_gate_exits_with_1_keeps_the_pages_in_mlflow_and_train_is_not_reached(
+    spark, tmp_path, ready, capsys, new_store
+):
     from mlflow import MlflowClient
 
     Ready.made, Ready.reached = small_inputs(tmp_path, unit(200), unit(200, 1)), []
-    config = tmp_path / "small.yaml"
+    uri, config = new_store(tmp_path / "work"), tmp_path / "small.yaml"
     config.write_text(
         json.dumps({"work_dir": str(tmp_path / "work"), "tracking": {"system_metrics": False}, "pipeline": {"methods": ["esans"]}})
     )
@@ -146,7 +148,6 @@ def test_on_the_command_line_a_shut_gate_exits_with_1_keeps_the_pages_in_mlflow_
     assert Ready.reached == ["prepare", "features", "align"]
     assert not list((tmp_path / "work" / "cluster").glob("*/manifest.json"))
 
-    uri = f"sqlite:///{tmp_path / 'work' / 'mlflow.db'}"
     assert uri in said
     client = MlflowClient(uri)
     run = client.search_runs(["1"], "tags.stage = 'cluster'")[0]

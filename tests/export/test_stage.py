@@ -42,8 +42,9 @@ print("RESULT" + json.dumps({"plain": plain.to_dict("list"), "short": short.to_d
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
+def exported(tmp_path_factory, new_store):
     folder: Path = tmp_path_factory.mktemp("export")
+    new_store(folder)
     prepare = write_prepare(folder, random_users(8, 20, ITEMS), ITEMS, UNAVAILABLE)
     torch.manual_seed(0)
     model = TwoTower(ModelConfig(dim=8, hidden=8), ITEMS, 20, 6, 0, [])

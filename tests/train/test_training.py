@@ -44,8 +44,8 @@ def config_of(**keys: Any) -> TrainConfig:
 
 
 @pytest.fixture(scope="module")
-def tracking(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+def tracking(tmp_path_factory: pytest.TempPathFactory, new_store: Callable[[Path], str]) -> str:
+    return new_store(tmp_path_factory.mktemp("mlflow"))
 
 
 def spec_of(folder: Path, inputs: dict[str, Bundle], config: TrainConfig, tracking: str) -> WorkerSpec:
