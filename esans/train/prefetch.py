@@ -80,8 +80,11 @@ class Collator:
                 yield self._send()
 
     def pad_with(self, columns: Columns, rows: np.ndarray) -> None:
-        """Take the first row as what short batches are filled with."""
-        self._spare = {name: values[rows[:1]] for name, values in columns.items()}
+        """Take the last row as what short batches are filled with: the same one wherever the epoch was resumed.
+
+        Its weight of 0 keeps it out of the loss, but the shapes of the step, and with them the last bits, follow from its items.
+        """
+        self._spare = {name: values[rows[-1:]] for name, values in columns.items()}
 
     def padded(self) -> Ready:
         """A batch of what is left, filled with examples of weight 0."""
