@@ -17,7 +17,7 @@ from esans.petastorm_reader import Columns, read_files
 from esans.progress import say
 from esans.table import Table
 from esans.train.plan import EpochPlan, Interval, Window, remaining, split, steps_per_epoch
-from esans.train.prefetch import Collator, Ready, ahead
+from esans.train.prefetch import Ahead, Collator, Ready
 
 _COLUMNS = (c.USER_IDX, c.HISTORY, c.TARGET, c.WEIGHT, c.KNOWN)
 
@@ -62,6 +62,7 @@ class Loader:
         self._told: set[str] = set()
         self._epoch = self._yielded = 0
         self._resumed: tuple[int, list[Interval]] | None = None
+        self._prepared: tuple[int, Ahead[Ready], Collator] | None = None
 
     def plan(self, epoch: int) -> EpochPlan:
         """The stream of an epoch, the same on every rank."""
@@ -93,6 +94,7 @@ class Loader:
         differing = [f"{name} {saved.get(name)} -> {value}" for name, value in self._stream().items() if saved.get(name) != value]
         if differing:
             raise BundleError(f"{self.table.uri}: the saved position is of another stream of examples ({', '.join(differing)})")
+        self.close()
         self._epoch, self._yielded = int(state["epoch"]), 0
         self._resumed = (self._epoch, [(int(start), int(stop)) for start, stop in state["left"]])
 
@@ -105,12 +107,27 @@ class Loader:
         # The stream is in random order, so its beginning is a sample.
         return [(0, self.table.rows if self.rows_per_epoch is None else min(self.table.rows, self.rows_per_epoch))]
 
+    def prepare(self, epoch: int) -> None:
+        """Begin to read an epoch that `epoch` is called for next, so that its first batches wait for nobody; `close` gives that up."""
+        self.close()
+        collator = Collator(self.rank_batch, self.device, self._batch)
+        self._prepared = epoch, Ahead(lambda: self._batches(epoch, collator), self.prefetch), collator
+
+    def close(self) -> None:
+        """Stop reading what was prepared and not used."""
+        if self._prepared is not None:
+            self._prepared[1].close()
+        self._prepared = None
+
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """Batches of an epoch, or of what is left of it after `load_state_dict`."""
         self._epoch, self._yielded = epoch, 0
-        collator = Collator(self.rank_batch, self.device, self._batch)
-        batches = ahead(lambda: self._batches(epoch, collator), self.prefetch)
-        try:
+        if self._prepared is None or self._prepared[0] != epoch:
+            self.prepare(epoch)
+        assert self._prepared is not None
+        _, batches, collator = self._prepared
+        self._prepared = None
+        with closing(batches):
             while True:
                 started = time.perf_counter()
                 item = next(batches, None)
@@ -119,8 +136,6 @@ class Loader:
                     return
                 self._yielded += 1
                 yield collator.receive(item)
-        finally:
-            batches.close()
 
     def _batches(self, epoch: int, collator: Collator) -> Iterator[Ready]:
         plan, intervals = self.plan(epoch), self._intervals(epoch)

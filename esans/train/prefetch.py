@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 import torch
@@ -19,38 +19,52 @@ Ready = tuple[Batch, torch.cuda.Event | None]
 _END = object()
 
 
-def ahead(make: Callable[[], Iterator[T]], depth: int) -> Generator[T, None, None]:
-    """Items of an iterator that a thread runs, at most `depth` of them ahead; closing it ends the thread, an error comes out here."""
-    ready: queue.Queue[Any] = queue.Queue(depth)
-    stop = threading.Event()
-    failed: list[BaseException] = []
+class Ahead(Generic[T]):
+    """Items of an iterator that a thread runs, at most `depth` of them ahead, beginning now; an error comes out of `next`.
 
-    def put(item: Any) -> None:
-        while not stop.is_set():
+    `close` ends the thread; so does the end of the items.
+    """
+
+    def __init__(self, make: Callable[[], Iterator[T]], depth: int) -> None:
+        self._ready: queue.Queue[Any] = queue.Queue(depth)
+        self._stop = threading.Event()
+        self._failed: list[BaseException] = []
+        threading.Thread(target=self._produce, args=(make,), daemon=True, name="loader").start()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> T:
+        item: Any = _END if self._stop.is_set() else self._ready.get()
+        if item is _END:
+            self._stop.set()
+            if self._failed:
+                raise self._failed.pop()
+            raise StopIteration
+        found: T = item
+        return found
+
+    def close(self) -> None:
+        """End the thread at its next item."""
+        self._stop.set()
+
+    def _produce(self, make: Callable[[], Iterator[T]]) -> None:
+        try:
+            for item in make():
+                self._put(item)
+                if self._stop.is_set():
+                    return
+        except BaseException as error:
+            self._failed.append(error)
+        self._put(_END)
+
+    def _put(self, item: Any) -> None:
+        while not self._stop.is_set():
             try:
-                ready.put(item, timeout=0.2)
+                self._ready.put(item, timeout=0.2)
                 return
             except queue.Full:
                 continue
-
-    def produce() -> None:
-        try:
-            for item in make():
-                put(item)
-                if stop.is_set():
-                    return
-        except BaseException as error:
-            failed.append(error)
-        put(_END)
-
-    threading.Thread(target=produce, daemon=True, name="loader").start()
-    try:
-        while (item := ready.get()) is not _END:
-            yield item
-        if failed:
-            raise failed[0]
-    finally:
-        stop.set()
 
 
 class Collator:

@@ -93,6 +93,7 @@ class Trainer:
                 self._at("last checkpoint", waits=True)
                 self.checkpoints.wait()
         finally:
+            self.loader.close()
             self.checkpoints.close()
         self.model.load_state_dict(self.best_weights)
         return self.progress
@@ -141,6 +142,9 @@ class Trainer:
                     self._between_steps(watch)
                 self._at("reading of a batch")
         seconds = time.perf_counter() - started
+        if self.checkpoints is not None and epoch + 1 < self.config.epochs:
+            # Read while validation runs; `train` closes what is not used.
+            self.loader.prepare(epoch + 1)
         metrics = validate(self.model, self.users, self.device, self._at)
         speed = steps * self.config.batch_size / seconds
         record = {"epoch": epoch, "step": self.progress.step, "loss": watch.mean_loss(), "seconds": seconds, "examples_per_second": speed}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -62,16 +63,33 @@ def test_the_same_seed_gives_the_same_batches_and_epochs_differ(make_inputs: Cal
 
 
 def test_a_trainer_that_stops_early_leaves_no_reader_behind(make_inputs: Callable[..., dict[str, Bundle]]) -> None:
-    import threading
-
-    before = threading.active_count()
     batches = loader_of(make_inputs()["shards"]).epoch(0)
     next(batches)
     batches.close()
+    _no_reader_is_left()
+
+
+def test_an_epoch_read_before_it_begins_is_the_same_and_what_is_not_used_is_given_up(make_inputs: Callable[..., dict[str, Bundle]]) -> None:
+    shards = make_inputs()["shards"]
+    loader, plain = loader_of(shards), loader_of(shards)
+    state = loader.state_dict()
+    for epoch, prepared in ((0, 0), (1, 2), (2, 2)):
+        loader.prepare(prepared)
+        assert loader.state_dict() == state
+        read, expected = list(loader.epoch(epoch)), list(plain.epoch(epoch))
+        assert [batch.target.tolist() for batch in read] == [batch.target.tolist() for batch in expected]
+        state = loader.state_dict()
+        assert state == plain.state_dict()
+    loader.prepare(3)
+    loader.close()
+    _no_reader_is_left()
+
+
+def _no_reader_is_left() -> None:
     for thread in threading.enumerate():
-        if thread is not threading.current_thread() and thread.daemon:
+        if thread.name == "loader":
             thread.join(timeout=5)
-    assert threading.active_count() <= before + 1
+            assert not thread.is_alive()
 
 
 def test_a_corrupt_shard_is_named(make_inputs: Callable[..., dict[str, Bundle]]) -> None:
