@@ -13,7 +13,7 @@ import fsspec
 from esans.errors import EsansError
 from esans.uri import join, write_text
 
-_FOLDER = "failures"
+_FOLDER, _HANG = "failures", "hang"
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def record(scratch_uri: str, rank: int, error: BaseException, step: int) -> Fail
 
 def record_hang(scratch_uri: str, rank: int, verdict: str) -> None:
     """Keep the verdict on a hang, for launchers on other hosts."""
-    _write(scratch_uri, "hang", Failure(rank, "hang", verdict, 0, False))
+    _write(scratch_uri, _HANG, Failure(rank, _HANG, verdict, 0, False))
 
 
 def read(scratch_uri: str) -> list[Failure]:
@@ -69,6 +69,13 @@ def clear(scratch_uri: str) -> None:
     filesystem, path = fsspec.core.url_to_fs(join(scratch_uri, _FOLDER))
     if filesystem.exists(path):
         filesystem.rm(path, recursive=True)
+
+
+def forget_hang(scratch_uri: str) -> None:
+    """Forget the verdict on an earlier start: what ends the next one may be something else."""
+    filesystem, path = fsspec.core.url_to_fs(join(scratch_uri, _FOLDER, f"{_HANG}.json"))
+    if filesystem.exists(path):
+        filesystem.rm(path)
 
 
 def _write(scratch_uri: str, name: str, failure: Failure) -> None:

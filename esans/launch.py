@@ -279,4 +279,5 @@ def _by_spark(work: str, spec_json: str, config: LaunchConfig, scratch_uri: str,
                 hang = next((failure.message for failure in found if failure.kind == "hang"), None)
                 why = f"hung: {hang}." if hang and final is None else f"under Spark failed: {error}"
                 raise LaunchFailed(f"{what} {why}") from error
+            failures.forget_hang(scratch_uri)
             say(f"  {what} under Spark ended early; submitted again, {submission + 1} of {config.max_restarts}")

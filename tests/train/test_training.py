@@ -13,13 +13,16 @@ from typing import Any
 import pytest
 import torch
 
+from esans import launch as processes
 from esans.bundle import Bundle
 from esans.config import build, to_dict
 from esans.model.files import load
 from esans.tracking import TrackingConfig, start_run
+from esans.train import lineage
 from esans.train.config import TrainConfig
 from esans.train.launch import TrainingFailed, launch
 from esans.train.worker import WorkerSpec, run_worker
+from tests.train import faults
 
 GROUPS = [{"sampler": "in_batch"}, {"sampler": "easy"}, {"sampler": "hard"}]
 
@@ -164,14 +167,22 @@ def test_two_processes_take_the_same_steps_and_agree_on_the_metrics(
     assert {name: best[name] for name in alone} == alone
 
 
-def test_sparks_torch_distributor_runs_the_same_worker(
-    make_inputs: Callable[..., dict[str, Bundle]], tmp_path: Path, tracking: str, spark: Any
+def test_sparks_torch_distributor_runs_the_same_worker_and_the_job_submits_it_again_after_a_kill(
+    make_inputs: Callable[..., dict[str, Bundle]], tmp_path: Path, tracking: str, spark: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = config_of(launch={"processes": 2, "threads": 1, "mode": "spark"}, epochs=1)
-    spec = spec_of(tmp_path / "spark", make_inputs(), config, tracking)
-    launch(spec.dump(), config.launch, spec.scratch_uri, spark)
+    elastic = {"processes": 2, "threads": 1, "mode": "spark", "max_restarts": 1}
+    config = config_of(launch=elastic, epochs=1, checkpoint={"every_steps": 4, "record_steps": True})
+    inputs = make_inputs()
+    spec = spec_of(tmp_path / "spark", inputs, config, tracking)
+    monkeypatch.setenv(faults.VARIABLE, faults.plan(tmp_path, (1, 7, "SIGKILL")))
+    # Where the workers find the faults.
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    processes.launch(faults.WORK, spec.dump(), config.launch, spec.scratch_uri, spark, what="training")
     assert [record["step"] for record in records(tmp_path / "spark")] == [13]
     assert load(tmp_path / "spark" / "model").num_items == 60
+    starts = lineage.read(spec.scratch_uri)
+    assert sorted(start.rank for start in starts) == [0, 0, 1, 1]
+    assert lineage.lost_and_repeated(starts, 13, lineage.digests_of(inputs["shards"].table("examples"))) == (0, 0)
 
 
 def test_a_failing_rank_fails_the_launch(make_inputs: Callable[..., dict[str, Bundle]], tmp_path: Path, tracking: str) -> None:
