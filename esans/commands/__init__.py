@@ -1,0 +1,12 @@
+"""The commands of `esans` beside the stages: one file each, which is imported when its command is called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+# Name -> what it does in one line. A command is `run(arguments)` in the file of its name; it raises EsansError for what a user can mend.
+COMMANDS: Mapping[str, str] = {
+    "pipeline": "every stage in order, skipping what is up to date",
+    "validate": "check both raw tables and print a report",
+    "deliver": "send MLflow what it could not be sent before: esans deliver WORK_DIR",
+}
