@@ -28,6 +28,7 @@ import pyarrow as pa
 
 from esans import __version__
 from esans.errors import BundleError
+from esans.lake import parquet_files, read_parquet, write_parquet
 from esans.table import DataFile, Table
 from esans.uri import canonical, is_local, join, write_text
 
@@ -129,8 +130,7 @@ class BundleWriter:
 
     def write(self, name: str, frame: DataFrame, *, max_records_per_file: int = 0) -> Table:
         """Write a Spark DataFrame as table `name`; 0 records per file means no bound. Returns the table as written."""
-        uri = join(self.data_uri, name)
-        frame.write.option("maxRecordsPerFile", max_records_per_file).mode("errorifexists").parquet(uri)
+        write_parquet(frame, join(self.data_uri, name), max_records_per_file=max_records_per_file)
         return self.adopt(name)
 
     def kept_uri(self, name: str) -> str:
@@ -140,8 +140,8 @@ class BundleWriter:
     def keep(self, name: str, frame: DataFrame, spark: SparkSession) -> DataFrame:
         """Rows written aside for the length of the stage and read back: unlike what executors cache, they outlive any of them."""
         uri = self.kept_uri(name)
-        frame.write.mode("overwrite").parquet(uri)
-        return spark.read.parquet(uri)
+        write_parquet(frame, uri, overwrite=True)
+        return read_parquet(spark, uri)
 
     def write_arrow(self, name: str, table: pa.Table) -> Table:
         """Write an in-memory table of bounded size as table `name`."""
@@ -160,7 +160,7 @@ class BundleWriter:
 
         uri = join(self.data_uri, name)
         filesystem, path = fsspec.core.url_to_fs(uri)
-        paths = sorted(found for found in filesystem.find(path) if found.endswith(".parquet"))
+        paths = parquet_files(uri)
 
         def footer(found: str) -> tuple[DataFile, str]:
             with filesystem.open(found, "rb") as stream:

@@ -47,7 +47,9 @@ class Table:
 
     def spark(self, spark: SparkSession) -> DataFrame:
         """The table as a Spark DataFrame."""
-        return spark.read.parquet(self.uri)
+        from esans.lake import read_parquet
+
+        return read_parquet(spark, self.uri)
 
     def dataset(self) -> pads.Dataset:
         """The table as a pyarrow dataset; iterate over its batches where the table grows with the data."""

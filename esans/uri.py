@@ -8,9 +8,20 @@ from pathlib import Path
 
 import fsspec
 
+# Their URIs name a server, which fsspec takes out of its paths.
+_WITH_SERVER = ("hdfs://", "webhdfs://", "viewfs://")
+
+# Bundles are written by other processes too; a listing that s3fs remembered would hide their files.
+fsspec.config.conf.setdefault("s3", {}).setdefault("use_listings_cache", False)
+
 
 def canonical(uri: str) -> str:
-    """An absolute URI with a scheme, so that Spark, Petastorm and fsspec all mean the same place."""
+    """An absolute URI with a scheme, the one that fsspec knows a store by: s3a://, as Spark says, becomes s3://.
+
+    So one place has one name in manifests and fingerprints, whoever writes it; esans/lake.py gives Spark the name that it knows.
+    """
+    if uri.startswith(_WITH_SERVER):
+        return uri.rstrip("/")
     filesystem, path = fsspec.core.url_to_fs(uri)
     return str(filesystem.unstrip_protocol(path)).rstrip("/")
 

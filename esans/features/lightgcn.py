@@ -15,6 +15,7 @@ from esans.columns import COUNT, ITEM_IDX, NEIGHBOUR_IDX, SCORE
 from esans.features.adjacency import Adjacency, array, build
 from esans.features.registry import Encoded, Interactions, Job
 from esans.features.vectors import VECTOR, list_array, vector_schema
+from esans.lake import read_parquet
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -89,4 +90,4 @@ def _to_spark(graph: Adjacency, vectors: np.ndarray, job: Job) -> DataFrame:
             for part in np.array_split(items, max(1, -(-len(items) // _ARROW_ROWS))):
                 column = list_array(np.asarray(vectors[part]), np.ones(len(part), bool))
                 writer.write_table(pa.table([pa.array(part), column], schema=_SCHEMA))
-    return job.spark.read.parquet(uri)
+    return read_parquet(job.spark, uri)

@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from esans.errors import ConfigError, DataError
+from esans.lake import hadoop_uri, read_parquet
 from esans.prepare.config import TableConfig
 from esans.spark import unreadable_file
+from esans.uri import canonical
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
@@ -22,15 +24,22 @@ def read_table(spark: SparkSession, config: TableConfig, name: str, key: str) ->
 
     Raises:
         DataError: the files are absent or not of the format, with the file named where Spark names it.
+        ConfigError: Spark cannot read this format at this place.
     """
-    from esans.uri import canonical
-
     with readable(name):
         if config.table is not None:
             return spark.table(config.table) if config.format == "parquet" else _reader(spark, config).load(config.table)
         path = str(config.path)
         # Without a scheme Spark would ask its default file system, which on a cluster need not be this one.
-        return _reader(spark, config).load(path if "://" in path else canonical(path))
+        native = hadoop_uri(spark, path if "://" in path else canonical(path))
+        if native is not None:
+            return _reader(spark, config).load(native)
+        if config.format != "parquet":
+            raise ConfigError(
+                f"{key}.path = {path!r}: this Spark has no file system for it, and without one only Parquet is read, not {config.format}. "
+                "Give Spark the jars of this store (docs/cluster.md, Object stores), or bring the table as Parquet."
+            )
+        return read_parquet(spark, path)
 
 
 def _reader(spark: SparkSession, config: TableConfig):  # type: ignore[no-untyped-def]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from esans import columns as C
 from esans.bundle import Bundle, BundleWriter
 from esans.errors import BundleError, DataError
+from esans.lake import read_parquet
 from esans.prepare import images
 from esans.prepare.histories import histories, popularity
 from esans.prepare.ids import number
@@ -56,7 +57,7 @@ def write_items(out: BundleWriter, good: DataFrame, previous: IdMap | None, spar
     rows = wide.withColumn(C.AVAILABLE, F.coalesce(C.AVAILABLE, F.lit(False)))
     first = [C.ITEM_IDX, C.ITEM_ID, C.AVAILABLE]
     out.write("items", rows.select(*first, *[name for name in rows.columns if name not in first]))
-    return IdMap(spark.read.parquet(f"{out.data_uri}/items").select(C.ITEM_ID, C.ITEM_IDX), size)
+    return IdMap(read_parquet(spark, f"{out.data_uri}/items").select(C.ITEM_ID, C.ITEM_IDX), size)
 
 
 def write_images(out: BundleWriter, source: DataFrame, good: DataFrame, items: IdMap, name: str) -> int:
@@ -94,7 +95,7 @@ def write_users(out: BundleWriter, positives: DataFrame, previous: IdMap | None,
     numbered, size = number(ids, C.USER_ID, C.USER_IDX, previous.frame if previous else None, previous.size if previous else 0)
     out.write("users", numbered.select(C.USER_IDX, C.USER_ID))
     ids.unpersist()
-    return IdMap(spark.read.parquet(f"{out.data_uri}/users"), size)
+    return IdMap(read_parquet(spark, f"{out.data_uri}/users"), size)
 
 
 def write_interactions(
@@ -112,7 +113,7 @@ def write_interactions(
         "interactions",
         rows.select(C.USER_IDX, C.ITEM_IDX, C.TIMESTAMP, C.WEIGHT, *optional, C.POSITION, C.SPLIT, IS_TARGET),
     )
-    written = spark.read.parquet(f"{out.data_uri}/interactions")
+    written = read_parquet(spark, f"{out.data_uri}/interactions")
     parts = F.array_position(F.array(*[F.lit(name) for name in C.SPLITS]), F.col(C.SPLIT)) - 1
     return written.withColumn(PART, parts.cast("int"))
 
@@ -129,4 +130,4 @@ def write_histories(
     """Tables `histories` and `popularity`; returns both as written."""
     out.write("histories", histories(rows, config.max_history))
     out.write("popularity", popularity(rows, items.frame))
-    return spark.read.parquet(f"{out.data_uri}/histories"), spark.read.parquet(f"{out.data_uri}/popularity")
+    return read_parquet(spark, f"{out.data_uri}/histories"), read_parquet(spark, f"{out.data_uri}/popularity")

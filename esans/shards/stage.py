@@ -50,7 +50,7 @@ class Shards(Stage):
             table = out.write("examples", examples)
         check_row_groups(table)
         with spark_step(spark, "target counts"):
-            out.write("target_counts", count_targets(spark.read.parquet(table.uri)))
+            out.write("target_counts", count_targets(table.spark(spark)))
         out.state(
             {
                 "num_items": prepared.facts["num_items"],
@@ -63,5 +63,5 @@ class Shards(Stage):
         )
         if self.config.exposures:
             with spark_step(spark, "exposures"):
-                out.report({"exposures_per_example": mean_exposures(spark.read.parquet(table.uri))})
+                out.report({"exposures_per_example": mean_exposures(table.spark(spark))})
         out.report({"examples": table.rows, "left_out": prepared.facts["num_train"] - table.rows, "files": len(table.files)})
