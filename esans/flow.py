@@ -136,7 +136,7 @@ def run_stage(plan: Plan, name: str, parent: Run | None = None, label: str = "")
             method=settings.method or "",
         )
         out = BundleWriter(planned.uri, name, planned.fingerprint)
-        out.state({"mlflow_run_id": run.run_id, "method": settings.method or "", "sources": planned.outside})
+        out.state({"mlflow_run_id": run.run_id, "method": settings.method or "", "seed": settings.seed, "sources": planned.outside})
         started = time.time()
         cls(getattr(settings, name), context).run(inputs, out)
         bundle = out.finish(code_version=cls.code_version, config=planned.config, inputs=planned.inputs)

@@ -100,7 +100,8 @@ def _finish(settings: Settings, results: list[MethodResult], parent: Run | None,
             parent.metrics(
                 {f"{result.name}_{name}": value for name, value in result.evaluate_bundle.figures.items() if "@" in name or name == "mrr"}
             )
-        parent.tag(report=path)
+        # What `esans compare` finds a pipeline run by: an evaluation that was up to date has no run under this one.
+        parent.tag(report=path, **{f"evaluation.{result.name}": result.evaluate_bundle.uri for result in results})
         with fsspec.open(path, "r") as page:
             parent.text(page.read(), "report.html")
     say(f"report:  {path.removeprefix('file://')}")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 # Name -> what it does in one line. A command is `run(arguments)` in the file of its name; it raises EsansError for what a user can mend.
 COMMANDS: Mapping[str, str] = {
     "pipeline": "every stage in order, skipping what is up to date",
+    "compare": "evaluated runs side by side, with intervals and paired tests: esans compare RUN RUN...",
     "validate": "check both raw tables and print a report",
     "deliver": "send MLflow what it could not be sent before: esans deliver WORK_DIR",
 }
