@@ -24,6 +24,10 @@ class Runtime:
     """Marks a field that changes how a stage runs but not what it writes; fingerprints leave it out."""
 
 
+class Added:
+    """Marks a field that came after bundles had been written without it: fingerprints leave it out at its default, and those stay valid."""
+
+
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -139,12 +143,12 @@ def _field_names(cls: Any) -> list[str]:
 
 
 def to_dict(value: Any, *, results_only: bool = False) -> Any:
-    """A config as plain dicts, lists and scalars; `results_only` leaves out the fields marked Runtime."""
+    """A config as plain dicts, lists and scalars; `results_only` leaves out Runtime fields, and Added ones at their default."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
             field.name: to_dict(getattr(value, field.name), results_only=results_only)
             for field in dataclasses.fields(value)
-            if not (results_only and is_runtime(type(value), field.name))
+            if not (results_only and (is_runtime(type(value), field.name) or _untouched(value, field.name)))
         }
     if isinstance(value, Mapping):
         return {str(key): to_dict(item, results_only=results_only) for key, item in value.items()}
@@ -155,7 +159,17 @@ def to_dict(value: Any, *, results_only: bool = False) -> Any:
 
 def is_runtime(cls: Any, name: str) -> bool:
     """Whether the field carries the Runtime mark."""
-    return any(mark is Runtime or isinstance(mark, Runtime) for mark in cls.__pydantic_fields__[name].metadata)
+    return _marked(cls, name, Runtime)
+
+
+def _marked(cls: Any, name: str, mark: type) -> bool:
+    return any(found is mark or isinstance(found, mark) for found in cls.__pydantic_fields__[name].metadata)
+
+
+def _untouched(value: Any, name: str) -> bool:
+    """Whether a field is marked Added and has its default."""
+    cls = type(value)
+    return _marked(cls, name, Added) and getattr(value, name) == cls.__pydantic_fields__[name].get_default(call_default_factory=True)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

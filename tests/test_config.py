@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esans.config import (
+    Added,
     Fraction,
     PositiveFloat,
     PositiveInt,
@@ -176,6 +177,24 @@ def test_flat_keys_are_the_dotted_ones_and_lists_of_sections_are_numbered() -> N
 def test_what_only_changes_how_a_stage_runs_stays_out_of_its_fingerprint() -> None:
     assert "chunk" in to_dict(Example())
     assert to_dict(Example(chunk=1), results_only=True) == to_dict(Example(chunk=2), results_only=True)
+
+
+def test_a_key_that_was_added_later_is_in_a_fingerprint_only_where_it_is_set() -> None:
+    @config
+    class Later:
+        """Grown."""
+
+        old: int = 1
+        """There from the start."""
+        new: Annotated[PositiveInt, Added] = 2
+        """Came later."""
+        part: Annotated[Optimiser, Added] = section(Optimiser)
+        """Came later too."""
+
+    assert to_dict(Later(), results_only=True) == to_dict(Later(new=2), results_only=True) == {"old": 1}
+    assert to_dict(Later(new=3), results_only=True) == {"old": 1, "new": 3}
+    assert to_dict(build(Later, {"part": {"rate": 0.5}}), results_only=True)["part"]["rate"] == 0.5
+    assert set(to_dict(Later())) == {"old", "new", "part"}
 
 
 def test_every_key_is_documented_with_type_default_and_docstring() -> None:

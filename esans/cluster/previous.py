@@ -17,6 +17,7 @@ from esans.cluster.scan import Source, mean_of
 from esans.codebooks.codebook import Codebooks, Primaries
 from esans.columns import CENTROID, ITEM_IDX, PRIMARY, SECONDARY, UNASSIGNED
 from esans.errors import DataError
+from esans.lineage import space_of
 from esans.table import Table
 
 if TYPE_CHECKING:
@@ -38,11 +39,6 @@ class Previous:
     codes: Table
     same_space: bool
     """Whether both builds saw vectors of one space."""
-
-
-def space_of(align: Bundle) -> str:
-    """A name of the aligned space: bundles with frozen heads share that of the bundle that trained them."""
-    return str(align.facts.get("space") or align.manifest["fingerprint"])
 
 
 def open_previous(spark: SparkSession, bundle: Bundle, align: Bundle, source: Source) -> Previous:

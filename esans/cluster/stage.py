@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from esans.bundle import Bundle, BundleWriter
 from esans.columns import ITEM_IDX, SIDE_PREFIX
 from esans.errors import DataError
+from esans.lineage import space_of
 from esans.progress import say, spark_step
 from esans.stage import Inputs, Stage
 from esans.uri import join
@@ -32,7 +33,6 @@ class Cluster(Stage):
             GateError: a figure is out of the bounds of `gate`.
         """
         from esans.cluster.judge import Draws, Judgement
-        from esans.cluster.previous import space_of
         from esans.cluster.scored import open_model
 
         category, align = self._category_column(inputs), inputs["align"]

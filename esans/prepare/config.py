@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from esans.config import Fraction, PositiveFloat, PositiveInt, config, section
+from esans.config import Added, Fraction, PositiveFloat, PositiveInt, config, section
 
 # A point in time as people write it: unix seconds, an ISO date, or what YAML makes of an unquoted date.
 Instant = int | float | str | datetime.datetime | datetime.date
@@ -218,9 +218,9 @@ class Filters:
 class SplitConfig:
     """How positives are divided into train, validation and test, by time."""
 
-    method: Literal["last_out", "last_basket", "global_time"] = "last_out"
+    method: Literal["last_out", "last_basket", "global_time", "last_days"] = "last_out"
     """`last_out`: a user's last new item is the test, the one before it the validation. `last_basket`: the new items of the last and
-    last but one order. `global_time`: everything from two moments on."""
+    last but one order. `global_time`: everything from two moments on. `last_days`: the days before prepare.until, as for retraining."""
     min_items: PositiveInt = 1
     """Distinct items a user needs to be tested; others only train. last_out needs 3 in any case."""
     min_baskets: Annotated[int, Field(ge=3)] = 3
@@ -229,6 +229,10 @@ class SplitConfig:
     """global_time: start of validation: a share of the positives in time order (0 < x < 1), unix seconds, or an ISO date."""
     test_from: Instant | None = None
     """global_time: start of the test, in the same form as validation_from and after it."""
+    validation_days: Annotated[PositiveInt, Added] = 7
+    """last_days: days of the validation, right before those of the test. At least 1."""
+    test_days: Annotated[PositiveInt, Added] = 7
+    """last_days: days of the test, which end at prepare.until, or with the UTC day of the latest positive. At least 1."""
 
     def __post_init__(self) -> None:
         self.validation_from, self.test_from = _plain(self.validation_from), _plain(self.test_from)
@@ -271,11 +275,19 @@ class PrepareConfig:
     """Positives a history keeps at most, the latest ones. The set of seen items that ranking masks is always whole."""
     max_rejected_share: Fraction = 0.05
     """Share of the rows of a table, 0 to 1, that may be rejected; above it the stage stops."""
+    until: Annotated[Instant | None, Added] = None
+    """Interactions from this moment on are not read (unix seconds, or an ISO date, which is its first moment in UTC), whatever they
+    hold: they are neither counted nor rejected. None: all of them."""
     previous: str | None = None
     """URI of an earlier prepare bundle whose ids stay as they are; new ones come after them. None: ids start from 0."""
 
     def __post_init__(self) -> None:
+        self.until = _plain(self.until)
         columns = self.interactions.columns
+        if self.until is not None:
+            seconds(self.until, "until")
+            if columns.timestamp is None and columns.position is not None:
+                raise ValueError(f"until = {self.until!r} needs interactions.columns.timestamp: positions are no times")
         if (self.events.positives or self.events.exposures) and columns.event is None:
             raise ValueError("events.positives and events.exposures need interactions.columns.event: the column that holds the event type")
         if self.events.min_rating is not None and columns.rating is None:
@@ -284,3 +296,8 @@ class PrepareConfig:
             raise ValueError(f"events.quantity = {self.events.quantity!r} needs interactions.columns.quantity")
         if self.split.method == "last_basket" and columns.order_id is None:
             raise ValueError("split.method = 'last_basket' needs interactions.columns.order_id: the column that holds the order")
+
+    @property
+    def until_seconds(self) -> float | None:
+        """`until` in unix seconds."""
+        return None if self.until is None else seconds(self.until, "until")  # type: ignore[arg-type]

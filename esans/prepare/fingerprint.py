@@ -38,9 +38,10 @@ def check_complete(config: PrepareConfig) -> None:
             "prepare.interactions.columns.timestamp: required, and not set "
             "(or prepare.interactions.columns.position where there are no times)."
         )
-    if columns.timestamp is None and config.split.method == "global_time":
+    if columns.timestamp is None and config.split.method in ("global_time", "last_days"):
         raise ConfigError(
-            "prepare.split.method = 'global_time' needs prepare.interactions.columns.timestamp: positions of users do not compare."
+            f"prepare.split.method = {config.split.method!r} needs prepare.interactions.columns.timestamp: "
+            "positions of users do not compare."
         )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -46,3 +47,22 @@ def number(ids: DataFrame, id_column: str, index_column: str, previous: DataFram
         .select(id_column, (F.col("offset") + F.col("rank")).alias(index_column))
     )
     return (numbered if previous is None else previous.select(id_column, index_column).unionByName(numbered)), total
+
+
+def digest(ids: DataFrame, id_column: str, index_column: str) -> str:
+    """16 hexadecimal digits that say which ids have which indices, in whatever order and partitions the map lies."""
+    from pyspark.sql import functions as F
+
+    (found,) = ids.agg(F.bit_xor(F.xxhash64(id_column, index_column))).collect()[0]
+    return f"{(found or 0) & (2**64 - 1):016x}"
+
+
+def chain(own: dict[str, Any], earlier: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every state that the id maps of a bundle have grown through, the latest last.
+
+    Args:
+        own: items, users and digests of both maps.
+        earlier: facts of the bundle that they were grown from; empty where they were numbered anew.
+    """
+    before = list(earlier.get("id_maps", []))
+    return before if before[-1:] == [own] else [*before, own]

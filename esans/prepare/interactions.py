@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import time
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,13 @@ def mapped_columns(config: InteractionsConfig) -> list[tuple[str, str]]:
 
 
 def check_interactions(
-    raw: DataFrame, config: InteractionsConfig, catalogue: DataFrame, *, orders: bool = False, now: float | None = None
+    raw: DataFrame,
+    config: InteractionsConfig,
+    catalogue: DataFrame,
+    *,
+    orders: bool = False,
+    now: float | None = None,
+    until: float | None = None,
 ) -> R.Checked:
     """Typed events of the rows that stay, and the rows that do not.
 
@@ -38,6 +45,7 @@ def check_interactions(
         catalogue: item_id of the known items, distinct; further columns (item_idx) are carried over.
         orders: whether a null order id rejects the row.
         now: unix seconds of the present, for the upper end of the sane range.
+        until: unix seconds from which on rows are left out, as if the table ended there; None keeps all.
 
     Returns:
         Checked, whose good rows hold user_id, item_id, timestamp (long), event, order_id, weight, quantity, rating (double), all null where
@@ -49,9 +57,13 @@ def check_interactions(
     from pyspark.sql import functions as F
 
     require_columns(raw, mapped_columns(config), NAME)
+    raw = raw if until is None else before(raw, config, until)
     with readable(NAME):
         if raw.isEmpty():
-            raise DataError(f"interactions: the table is empty (0 rows): {config.path or config.table}. Check prepare.interactions.path.")
+            left = "" if until is None else " before prepare.until"
+            raise DataError(
+                f"interactions: the table is empty (0 rows{left}): {config.path or config.table}. Check prepare.interactions.path."
+            )
     typed, problems = _typed(raw, config, orders, time.time() if now is None else now)
     shown = F.struct(*[column(name).cast("string").alias(name) for name in dict.fromkeys(name for _, name in mapped_columns(config))])
     first = F.coalesce(*problems)
@@ -73,6 +85,34 @@ def check_interactions(
             F.lit(NAME).alias(C.TABLE), bad[C.REASON].alias(C.REASON), bad[C.COLUMN].alias(C.COLUMN), C.ROW
         )
         return R.Checked(NAME, total, rows.where(bad.isNull()).drop("__bad", C.ROW), rejected, R.count(rejected))
+
+
+def before(raw: DataFrame, config: InteractionsConfig, until: float) -> DataFrame:
+    """The rows of the raw table before a moment; those whose time cannot be read stay, for the checks to find.
+
+    Where times are whole numbers, timestamps or dates, Spark hands the condition to the reader, which skips partitions and row groups.
+
+    Args:
+        raw: the raw table.
+        config: name and unit of the times.
+        until: unix seconds.
+    """
+    from pyspark.sql import functions as F
+    from pyspark.sql.types import DateType, IntegralType, TimestampType
+
+    name, unit = str(config.columns.timestamp), config.timestamps.unit
+    kind, value = type_of(raw, name), column(name)
+    if isinstance(kind, IntegralType):
+        early = value < F.lit(-int(-until * _UNITS[unit] // 1)).cast("long")
+    elif isinstance(kind, TimestampType):
+        early = value < F.timestamp_seconds(F.lit(until))
+    elif isinstance(kind, DateType):
+        # A date is its first moment in UTC.
+        early = value < F.lit(datetime.date(1970, 1, 1) + datetime.timedelta(days=-int(-until // _DAY)))
+    else:
+        value, _ = _unix_seconds(raw, name, f"{_KEY}.columns.timestamp", unit)
+        early = value < F.lit(-int(-until // 1)).cast("long")
+    return raw.where(value.isNull() | early)
 
 
 def _typed(raw: DataFrame, config: InteractionsConfig, orders: bool, now: float) -> tuple[dict[str, Column], list[Column]]:

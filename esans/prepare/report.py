@@ -25,6 +25,9 @@ _RULES = {
     "global_time": "Positives before {validation} train, from there on they are validation, from {test} on test (a number below 1 is a "
     "share of the positives in time order). Targets are items that the user had no positive with in an earlier part; a user needs "
     "{min_items} distinct items and a positive in an earlier part to be tested.",
+    "last_days": "The last {test_days} days before {end} are the test, the {validation_days} days before those the validation, everything "
+    "earlier trains. Targets are first choices: items that the user had no positive with in an earlier part; a user needs {min_items} "
+    "distinct items and a positive in an earlier part to be tested.",
 }
 
 
@@ -33,7 +36,9 @@ def split_rule(config: PrepareConfig) -> str:
     method = config.split.method
     least = max(3, config.split.min_items) if method == "last_out" else config.split.min_items
     cuts = {"validation": config.split.validation_from, "test": config.split.test_from}
-    rule = _RULES[method].format(min_items=least, min_baskets=config.split.min_baskets, **cuts)
+    days = {name: getattr(config.split, name) for name in ("test_days", "validation_days")}
+    end = "the end of the latest day" if config.until is None else config.until
+    rule = _RULES[method].format(min_items=least, min_baskets=config.split.min_baskets, end=end, **cuts, **days)
     kept = {"first": "the first event", "last": "the last event", "none": "every event"}[config.deduplicate]
     within = " of a part" if config.deduplicate == "last" and method != "last_out" else ""
     return f"{rule} Of a user's events with one item {kept}{within} counts."

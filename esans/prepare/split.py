@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 IS_TARGET = "is_target"
 PART = "part"  # int: 0 train, 1 validation, 2 test
 _BUCKETS = 16_384
+_DAY = 86_400
 
 
 def with_ties(positives: DataFrame, seed: int) -> DataFrame:
@@ -28,7 +29,9 @@ def with_ties(positives: DataFrame, seed: int) -> DataFrame:
     return positives.withColumn("tie", tie).withColumn("order_tie", F.xxhash64(C.USER_ID, C.ORDER_ID, F.lit(seed)))
 
 
-def split(rows: DataFrame, config: SplitConfig, deduplicate: str, moments: DataFrame | None = None) -> DataFrame:
+def split(
+    rows: DataFrame, config: SplitConfig, deduplicate: str, moments: DataFrame | None = None, until: float | None = None
+) -> DataFrame:
     """Deduplicated positives with their part, place and role.
 
     Whatever the method: a user's train rows come before the validation rows, and those before the test rows; a row is a
@@ -39,6 +42,7 @@ def split(rows: DataFrame, config: SplitConfig, deduplicate: str, moments: DataF
         config: method and minimum counts.
         deduplicate: first, last or none.
         moments: the timestamps of `rows` where they can be had for less; global_time reads them several times.
+        until: unix seconds at which last_days ends; None ends it with the UTC day of the latest row.
 
     Returns:
         The same columns without ties, and position (int, 0 .. n - 1 in the user's time order), part (int), split, is_target (boolean).
@@ -53,8 +57,8 @@ def split(rows: DataFrame, config: SplitConfig, deduplicate: str, moments: DataF
     rows = rows.withColumn("new", F.row_number().over(pair.orderBy(*_order())) == 1)
     user = Window.partitionBy(C.USER_IDX)
     rows = rows.withColumns({"items": _count_new().over(user), "orders": F.max("rank").over(user)})
-    if config.method == "global_time":
-        rows = _global_time(rows, config, cut_times(rows if moments is None else moments, config))
+    if config.method in ("global_time", "last_days"):
+        rows = _global_time(rows, config, cut_times(rows if moments is None else moments, config, until))
     else:
         rows = {"last_out": _last_out, "last_basket": _last_basket}[config.method](rows, config)
     rows = rows.withColumn(IS_TARGET, F.col("qualified") & (F.col(PART) > 0) & F.col("new"))
@@ -146,10 +150,15 @@ def _global_time(rows: DataFrame, config: SplitConfig, cuts: tuple[int, int]) ->
     return rows.withColumns({"qualified": F.col("items") >= config.min_items, PART: part})
 
 
-def cut_times(rows: DataFrame, config: SplitConfig) -> tuple[int, int]:
-    """Unix seconds at which validation and test start under global_time; shares are looked up in the data."""
+def cut_times(rows: DataFrame, config: SplitConfig, until: float | None = None) -> tuple[int, int]:
+    """Unix seconds at which validation and test start under global_time and last_days; shares and the last day come from the data."""
     from pyspark.sql import functions as F
 
+    if config.method == "last_days":
+        latest = 0 if until is not None else rows.agg(F.max(C.TIMESTAMP)).collect()[0][0]
+        end = (latest // _DAY + 1) * _DAY if until is None else -int(-until // 1)
+        test = end - config.test_days * _DAY
+        return test - config.validation_days * _DAY, test
     cuts: list[Any] = [config.validation_from, config.test_from]
     if is_share(config.validation_from):
         low, high, total = rows.agg(F.min(C.TIMESTAMP), F.max(C.TIMESTAMP), F.count(F.lit(1))).collect()[0]

@@ -55,7 +55,8 @@ class Prepare(Stage):
         with spark_step(spark, "check interactions"):
             # Without an earlier map every numbered item is in the catalogue.
             catalogue = item_map.frame if old_items is None else item_map.frame.join(items.good.select(C.ITEM_ID), C.ITEM_ID, "left_semi")
-            checked = check_interactions(raw.interactions, config.interactions, catalogue, orders=config.split.method == "last_basket")
+            orders = config.split.method == "last_basket"
+            checked = check_interactions(raw.interactions, config.interactions, catalogue, orders=orders, until=config.until_seconds)
         self._tell(checked)
         with spark_step(spark, "write rejected rows"):
             out.write("rejected", items.rejected.unionByName(checked.rejected))
@@ -71,7 +72,8 @@ class Prepare(Stage):
                 out.report({"num_exposures": tables.write_exposures(out, found.exposures, user_map)})
         with spark_step(spark, "histories and popularity"):
             histories, popularity = tables.write_histories(out, rows, item_map, config, spark)
-        out.state({"num_items": item_map.size, "num_users": user_map.size})
+        out.state({"num_items": item_map.size, "num_users": user_map.size, "until": config.until})
+        out.state({"id_maps": tables.id_maps(item_map, user_map, earlier)})
         self._report(out, [items, checked], found.counts, rows, histories, popularity)
         spark.catalog.clearCache()
 

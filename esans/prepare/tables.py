@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from esans import columns as C
 from esans.bundle import Bundle, BundleWriter
@@ -11,7 +11,7 @@ from esans.errors import BundleError, DataError
 from esans.lake import read_parquet
 from esans.prepare import images
 from esans.prepare.histories import histories, popularity
-from esans.prepare.ids import number
+from esans.prepare.ids import chain, digest, number
 from esans.prepare.split import IS_TARGET, PART, split, with_ties
 
 if TYPE_CHECKING:
@@ -98,6 +98,12 @@ def write_users(out: BundleWriter, positives: DataFrame, previous: IdMap | None,
     return IdMap(read_parquet(spark, f"{out.data_uri}/users"), size)
 
 
+def id_maps(items: IdMap, users: IdMap, previous: Bundle | None) -> list[dict[str, Any]]:
+    """Fact `id_maps`: by it a model of an earlier bundle knows whether its rows mean the same items and users here."""
+    digests = {"items_digest": digest(items.frame, C.ITEM_ID, C.ITEM_IDX), "users_digest": digest(users.frame, C.USER_ID, C.USER_IDX)}
+    return chain({"items": items.size, "users": users.size, **digests}, {} if previous is None else previous.facts)
+
+
 def write_interactions(
     out: BundleWriter, positives: DataFrame, users: IdMap, config: PrepareConfig, seed: int, spark: SparkSession
 ) -> DataFrame:
@@ -106,7 +112,8 @@ def write_interactions(
 
     numbered = with_ties(positives, seed).join(users.frame.hint("shuffle_hash"), C.USER_ID).drop(C.USER_ID, C.ITEM_ID)
     # Everything that follows happens within a user: one shuffle serves it all.
-    rows = split(numbered.repartition(C.USER_IDX), config.split, config.deduplicate, positives.select(C.TIMESTAMP))
+    moments = positives.select(C.TIMESTAMP)
+    rows = split(numbered.repartition(C.USER_IDX), config.split, config.deduplicate, moments, config.until_seconds)
     names = config.interactions.columns
     optional = [name for name, mapped in ((C.EVENT, names.event), (C.ORDER_ID, names.order_id)) if mapped is not None]
     out.write(

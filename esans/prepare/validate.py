@@ -90,7 +90,8 @@ def print_report(config: PrepareConfig, spark_config: SparkConfig) -> None:
         catalogue = items.check_items(raw.items, config.items)
     with spark_step(spark, "check interactions"):
         orders = config.split.method == "last_basket"
-        events = interactions.check_interactions(raw.interactions, config.interactions, catalogue.good.select(C.ITEM_ID), orders=orders)
+        known, until = catalogue.good.select(C.ITEM_ID), config.until_seconds
+        events = interactions.check_interactions(raw.interactions, config.interactions, known, orders=orders, until=until)
         counts = classify(events.good, config.events).counts
     profile.print_events(events.good, counts, times=config.interactions.columns.timestamp is not None)
     profile.print_rejects([catalogue, events], config.max_rejected_share)

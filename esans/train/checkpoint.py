@@ -139,7 +139,19 @@ class Checkpoints:
             dist.broadcast_object_list(found, src=0, group=self.group)
         if found[1] is not None:
             raise found[1]
-        return None if found[0] is None else self._read(found[0])
+        return None if found[0] is None else self._read(found[0], self._mesh)
+
+    def best(self) -> Any:
+        """The state of the latest checkpoint that was the best, whole, on the host; for one process to call.
+
+        Raises:
+            CheckpointError: there is none, or it is damaged.
+        """
+        names = [name for name in self.names() if self._is_best(name)]
+        if not names:
+            raise CheckpointError(f"{self.uri}: the checkpoint of the best epoch is gone. Remove the folder and train again.")
+        self.verify(names[-1])
+        return self._read(names[-1], None)
 
     def names(self) -> list[str]:
         """Folders of checkpoints, the oldest first, whole or not."""
@@ -208,10 +220,11 @@ class Checkpoints:
             self.say(f"  {self.uri}: none of {len(names)} checkpoints is whole; training starts anew")
         return None
 
-    def _read(self, name: str) -> Any:
+    def _read(self, name: str, mesh: DeviceMesh | None) -> Any:
+        """A checkpoint as the processes of `mesh` share it out; as a whole, where that is None."""
         folder = f"{self.path}/{name}"
         skeleton = json.loads(self.filesystem.cat_file(f"{folder}/{_STATE}"))
-        tensors = empty_tensors(skeleton, self._mesh)
+        tensors = empty_tensors(skeleton, mesh)
         dcp.load(tensors, storage_reader=_Reader(join(self.uri, name)), no_dist=True)
         return unpack(skeleton, tensors)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Annotated, Any, Literal
 
-from esans.config import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Runtime, config, section
+from esans.config import Added, Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Runtime, config, section
 from esans.errors import ConfigError
 from esans.launch import LaunchConfig
 from esans.model.config import ModelConfig
+
+_VERSION = re.compile(r"models:/[^/]+/\d+")
 
 
 @config
@@ -120,6 +123,12 @@ class TrainConfig:
     profile_steps: Annotated[NonNegativeInt, Runtime] = 0
     """Steps that torch.profiler records once, ten steps after the training began; 0 for none. Of the first process: a trace for
     chrome://tracing or Perfetto and the longest operators, kept as artifacts under `profile` of the stage's MLflow run."""
+    warm_start: Annotated[str | None, Added] = None
+    """Train bundle to go on from: its URI, or `models:/NAME/VERSION` of the registry. Its weights, optimiser, temperature and samplers
+    are taken over for a catalogue that may have grown; `epochs` are those of this run. prepare.previous must lead to its id maps."""
+    keep_optimizer: Annotated[bool, Added] = True
+    """Keep the optimiser's moments in the bundle for a warm start: twice the size of the model with Adam. Without them, step sizes
+    warm up again."""
     max_skipped: PositiveInt = 10
     """Updates in a row, skipped for a loss or gradient that is not finite, that end the training at the next look."""
     model: ModelConfig = section(ModelConfig)
@@ -150,6 +159,10 @@ class TrainConfig:
             raise ValueError(
                 f"compile = true, but optimizer.tables = '{self.optimizer.tables}' needs sparse gradients, which torch.compile can't make; "
                 "take adamw"
+            )
+        if self.warm_start is not None and self.warm_start.startswith("models:/") and not _VERSION.fullmatch(self.warm_start):
+            raise ValueError(
+                f"warm_start = {self.warm_start!r}: name a version, as in models:/NAME/3, which stays what it is; an alias or a stage moves"
             )
         if self.model.tables == "sharded":
             self._check_sharded()

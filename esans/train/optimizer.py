@@ -109,7 +109,7 @@ def step_unless(optimizer: Optimizer, found_inf: Tensor) -> None:
     optimizer.step()
 
 
-def build_schedule(optimizer: Optimizer, config: OptimizerConfig, total_steps: int = 0) -> LambdaLR:
+def build_schedule(optimizer: Optimizer, config: OptimizerConfig, total_steps: int = 0, passed: int = 0) -> LambdaLR:
     """Linear warm-up to the configured step sizes; from there they stay, or fall to `final_share` of them at the last step.
 
     A function of the step alone: a resumed run goes on with the step sizes that it would have had.
@@ -118,13 +118,14 @@ def build_schedule(optimizer: Optimizer, config: OptimizerConfig, total_steps: i
         optimizer: all its groups follow, each from its own step size.
         config: what to follow.
         total_steps: optimiser steps that the run may take, warm-up included. Not needed where step sizes stay.
+        passed: steps of the schedule that the run does not take, having begun with moments that are warm.
 
     Raises:
         ValueError: step sizes shall fall, and `total_steps` does not say how fast.
     """
     if config.schedule != "constant" and total_steps < 1:
         raise ValueError(f"the {config.schedule} schedule needs the number of steps")
-    return LambdaLR(optimizer, lambda step: share_of_step_size(step, config, total_steps))
+    return LambdaLR(optimizer, lambda step: share_of_step_size(step + passed, config, total_steps + passed))
 
 
 def share_of_step_size(step: int, config: OptimizerConfig, total_steps: int) -> float:

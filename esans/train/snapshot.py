@@ -27,6 +27,8 @@ class Progress:
     best: float = float("-inf")
     best_epoch: int = -1
     records: list[dict[str, float]] = field(default_factory=list)
+    before: int = 0
+    """Epochs that the weights were trained for before this run began."""
 
 
 def take(trainer: Trainer, watch: Watch | None) -> dict[str, Any]:

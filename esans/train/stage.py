@@ -29,17 +29,32 @@ class Train(Stage):
             need_torchrec()
         check_sources(settings.train.negatives, flatten(to_dict(settings.shards)))
 
+    @classmethod
+    def previous_uri(cls, config: Any) -> str | None:
+        """The bundle to go on from; a version of the registry is looked up when the stage runs."""
+        found: str | None = config.warm_start
+        return None if found is None or found.startswith("models:/") else found
+
     def run(self, inputs: Inputs, out: BundleWriter) -> None:
-        """Write the folder `model` and the table `epochs`."""
+        """Write the folder `model`, the file `training.pt` for a warm start, and the table `epochs`.
+
+        Raises:
+            ConfigError: `warm_start` is not of these towers, items and users.
+        """
         import fsspec
         import pyarrow as pa
 
+        from esans.train.kept import FILE
         from esans.train.launch import launch
         from esans.train.plots import curves, negatives
+        from esans.train.registered import bundle_of
+        from esans.train.warm_start import facts_of
         from esans.train.watch import DIAGNOSIS
         from esans.train.worker import WorkerSpec
 
         run, context = self.context.run, self.context
+        if self.config.warm_start is not None and "previous" not in inputs:
+            inputs = {**inputs, "previous": bundle_of(self.config.warm_start, run.tracking_uri)}
         spec = WorkerSpec(
             config=to_dict(self.config),
             inputs={name: bundle.uri for name, bundle in inputs.items()},
@@ -50,6 +65,7 @@ class Train(Stage):
             tracking_uri=run.tracking_uri,
             work_dir=context.work_dir,
             deliver_seconds=context.tracking_config.deliver_seconds,
+            kept_uri=join(out.data_uri, FILE),
         )
         launch(spec.dump(), self.config.launch, out.scratch_uri, context.spark if self.config.launch.mode == "spark" else None)
         with fsspec.open(join(out.scratch_uri, "result.json"), "r") as stream:
@@ -72,6 +88,7 @@ class Train(Stage):
                 "processes": self.config.launch.processes,
             }
         )
+        out.state({**facts_of(inputs), "warm_start": inputs["previous"].uri if "previous" in inputs else None})
         out.report({"examples_per_second": examples / seconds, "train_seconds": seconds, "best_epoch": result["best_epoch"]})
         out.report({f"validation_{name}": best[name] for name in best if "@" in name or name == "mrr"})
         out.report({name: value for name, value in records[-1].items() if name.startswith(DIAGNOSIS)})

@@ -50,8 +50,7 @@ class Trainer:
         self.module = module.to(device)
         self.rank, self.world_size = loader.rank, loader.world_size
         self.optimizer = build_optimizer(self.module, config.optimizer)
-        # Before a resumed loader counts only what is left of its epoch.
-        self.schedule = build_schedule(self.optimizer, config.optimizer, config.epochs * loader.steps(0))
+        self.start_schedule()
         # Wrapped once the optimiser has told the tables which gradients to give.
         self.gradients = Gradients(self.module, self.world_size, config.accumulate, self._at)
         self.guard = Guard(device, config.max_skipped)
@@ -68,6 +67,10 @@ class Trainer:
         # Makes from the step that `train` goes on from what is told of every step done: the batch, the epoch, the place in it, the step.
         self.on_resume: Callable[[int], Callable[[Batch, int, int, int], None]] | None = None
         self._on_step: Callable[[Batch, int, int, int], None] | None = None
+
+    def start_schedule(self, passed: int = 0) -> None:
+        """Let the step sizes begin, as if `passed` steps of the warm-up had been taken; before a resumed loader counts what is left."""
+        self.schedule = build_schedule(self.optimizer, self.config.optimizer, self.config.epochs * self.loader.steps(0), passed)
 
     def train(self) -> Progress:
         """Run epochs until the validation metric stops rising, then put the best weights back.
@@ -116,7 +119,7 @@ class Trainer:
         """One pass over this rank's part, or what is left of it, and the validation metrics after it."""
         self.module.train()
         self._at("reading of a batch")
-        first, batches = self.progress.place, self.loader.epoch(epoch)
+        first, batches = self.progress.place, self.loader.epoch(self._age(epoch))
         steps = self._steps(epoch)
         started = time.perf_counter() - self.progress.seconds
         # An epoch shorter than `log_every` is looked at once, at its end.
@@ -144,7 +147,7 @@ class Trainer:
         seconds = time.perf_counter() - started
         if self.checkpoints is not None and epoch + 1 < self.config.epochs:
             # Read while validation runs; `train` closes what is not used.
-            self.loader.prepare(epoch + 1)
+            self.loader.prepare(self._age(epoch + 1))
         metrics = validate(self.model, self.users, self.device, self._at)
         speed = steps * self.config.batch_size / seconds
         record = {"epoch": epoch, "step": self.progress.step, "loss": watch.mean_loss(), "seconds": seconds, "examples_per_second": speed}
@@ -153,7 +156,7 @@ class Trainer:
     def train_step(self, batch: Batch, epoch: int, place: int, steps: int, diagnose: bool) -> tuple[dict[str, Tensor], Tensor]:
         """One optimiser step on the weighted mean loss of all ranks and micro-batches; nothing here waits for the device."""
         self._seed(epoch, place)
-        loss, figures = self.gradients(batch, self.generator, epoch + place / steps, diagnose)
+        loss, figures = self.gradients(batch, self.generator, self._age(epoch) + place / steps, diagnose)
         self._at("update of the weights", waits=True)
         norm = clip_gradients(self.module, self.config.optimizer)
         step_unless(self.optimizer, self.guard.found(loss, norm))
@@ -167,7 +170,7 @@ class Trainer:
 
     def _seed(self, epoch: int, place: int) -> None:
         # A function of the step, so that a resumed run draws what the undisturbed one would have drawn.
-        mixed = hash((self.seed, epoch, place, self.rank)) & (2**62 - 1)
+        mixed = hash((self.seed, self._age(epoch), place, self.rank)) & (2**62 - 1)
         self.generator.manual_seed(mixed)
         torch.manual_seed(mixed)
 
@@ -200,7 +203,11 @@ class Trainer:
 
     def _steps(self, epoch: int) -> int:
         """Steps of the whole epoch: a loader that was put back in the middle counts those that are left."""
-        return self.loader.steps(epoch) + self.progress.place
+        return self.loader.steps(self._age(epoch)) + self.progress.place
+
+    def _age(self, epoch: int) -> int:
+        """An epoch of this run, counted from where the weights began: a warm start goes on with other draws, orders and schedules."""
+        return self.progress.before + epoch
 
     def _between_steps(self, watch: Watch) -> None:
         """Write a checkpoint where one is due, and leave where a signal asked for it."""

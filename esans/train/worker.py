@@ -29,6 +29,7 @@ from esans.tracking import Run
 from esans.train.arithmetic import uses_bf16
 from esans.train.config import TrainConfig
 from esans.train.inputs import build_model, load_catalogue
+from esans.train.kept import keep
 from esans.train.later import load_later
 from esans.train.lineage import StepRecord
 from esans.train.loader import Loader
@@ -36,6 +37,7 @@ from esans.train.profile import profile_steps
 from esans.train.step import TrainStep
 from esans.train.trainer import Trainer
 from esans.train.validation import ValidationUsers
+from esans.train.warm_start import Earlier, go_on
 from esans.uri import join, write_text
 
 
@@ -57,6 +59,8 @@ class WorkerSpec(Spec):
     """Where waits what MLflow does not take at once; empty: in the scratch folder."""
     deliver_seconds: float = 30.0
     """As in `TrackingConfig`."""
+    kept_uri: str = ""
+    """File that rank 0 writes what a warm start needs to; empty: nothing is kept."""
 
 
 def run_worker(spec_json: str) -> None:
@@ -80,6 +84,8 @@ def train_rank(spec: WorkerSpec, config: TrainConfig, process: Process, heartbea
         heartbeat.at("building of the trainer", 0)
         trainer = build_trainer(config, inputs, spec.seed, rank, process.world_size, process.device, spec.scratch_uri, log)
         trainer.heartbeat = heartbeat
+        if "previous" in inputs:
+            go_on(trainer, inputs, Earlier.open(inputs["previous"]))
         heartbeat.at("looking for a checkpoint", 0, process.world_size > 1)
         if config.checkpoint.record_steps:
             trainer.on_resume = lambda step: StepRecord(spec.scratch_uri, rank, process.world_size, step)
@@ -91,6 +97,8 @@ def train_rank(spec: WorkerSpec, config: TrainConfig, process: Process, heartbea
         weights = whole_state(trainer.model)
         if rank == 0:
             _write_model(trainer.model, weights, spec.model_uri)
+            if spec.kept_uri:
+                keep(trainer, config.keep_optimizer).write(spec.kept_uri)
             write_text(join(spec.scratch_uri, "result.json"), json.dumps({"records": progress.records, "best_epoch": progress.best_epoch}))
 
 

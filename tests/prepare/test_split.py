@@ -13,12 +13,14 @@ from esans.prepare.config import SplitConfig
 from esans.prepare.histories import histories
 from esans.prepare.split import cut_times, split, with_ties
 
+DAY = 86_400
 SCHEMA = "user_id string, item_id string, timestamp long, event string, order_id string, weight float, user_idx long, item_idx long"
 METHODS = [
     {"method": "last_out"},
     {"method": "last_out", "min_items": 4},
     {"method": "last_basket"},
     {"method": "global_time", "validation_from": 0.5, "test_from": 0.75},
+    {"method": "last_days", "validation_days": 1, "test_days": 2},
 ]
 
 
@@ -40,6 +42,8 @@ def test_train_precedes_validation_precedes_test_and_targets_are_never_seen(spar
     # One basket has one time here, so that order in baskets is order in time.
     if method["method"] == "last_basket":
         events = [(u, i, o + 1, o) for u, i, _, o in events]
+    if method["method"] == "last_days":
+        events = [(u, i, t * DAY + o, o) for u, i, t, o in events]
     rows = split(frame(spark, events), build(SplitConfig, method), deduplicate).persist()
     by_user = defaultdict(list)
     for row in rows.collect():
@@ -127,6 +131,23 @@ def test_under_last_a_purchase_before_the_cut_stays_in_train_when_it_is_repeated
     )
     found = sorted((row["item_idx"], row["timestamp"], row["split"], row["is_target"]) for row in rows.collect())
     assert found == [(0, 2, "train", False), (0, 9, "test", False), (1, 3, "validation", True), (2, 9, "test", True)]
+
+
+def test_the_last_days_end_with_the_latest_day_or_where_they_are_told_to_and_first_choices_are_the_targets(spark):
+    day = [(0, 0, 0), (0, 1, 1), (0, 0, 2), (0, 2, 2), (1, 0, 3), (1, 3, 3), (0, 1, 4), (0, 4, 4)]
+    data = [(user, item, at * DAY + 3_600, 0) for user, item, at in day]
+    config = build(SplitConfig, {"method": "last_days", "validation_days": 1, "test_days": 2})
+    cut = cut_times(frame(spark, data), config)
+    assert cut == (2 * DAY, 3 * DAY)
+    assert cut_times(frame(spark, data), config, until=6 * DAY) == (3 * DAY, 4 * DAY)
+    found = {(row["user_idx"], row["split"]): (row["history"], row["targets"]) for row in _histories(spark, data, config)}
+    assert found[0, "validation"] == ([0, 1], [2])
+    # User 1 has no history before the test, and item 1 of user 0 is a repeat.
+    assert {key: value for key, value in found.items() if key[1] == "test"} == {(0, "test"): ([0, 1, 2], [4])}
+
+
+def _histories(spark, data, config):
+    return histories(split(frame(spark, data), config, "first"), 200).collect()
 
 
 @settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

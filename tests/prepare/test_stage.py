@@ -94,6 +94,8 @@ def test_ids_of_an_earlier_bundle_stay_and_new_ones_come_after_them(prepare):
     available = dict(rows(second, "items", "item_id", "available"))
     assert (available["0"], available["50"]) == (False, True)  # item 0 is gone: it keeps its index and is recommended no more
     assert second.facts["num_items"] == 6
+    assert second.facts["id_maps"][0] == first.facts["id_maps"][0]
+    assert [known["items"] for known in second.facts["id_maps"]] == [5, 6]
     assert second.table("popularity").rows == 6
 
 
