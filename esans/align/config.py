@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from esans.codebooks.config import KMeansConfig
-from esans.config import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Runtime, config, section
+from esans.config import Added, Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Runtime, config, section
 from esans.launch import LaunchConfig
 
 
@@ -75,6 +75,11 @@ class AlignConfig:
     """`vq` trains both codebooks together with the heads, for cluster.mode=vq; `none` leaves them to the cluster stage."""
     vq: VQConfig = section(VQConfig)
     """Codebooks trained with the heads."""
+    previous: Annotated[str | None, Added] = None
+    """URI of an earlier align bundle over features of the same space (features.keep_space); null trains new heads."""
+    previous_mode: Annotated[Literal["frozen", "warm"], Added] = "frozen"
+    """With `previous`: `frozen` keeps its heads and codebooks, trains nothing and keeps the space: items whose features are the same keep
+    every bit. `warm` trains on from them, which turns the space a little."""
     launch: LaunchConfig = section(LaunchConfig)
     """Worker processes; the batches and, but for rounding, the result are the same for any number of them."""
 

@@ -32,35 +32,49 @@ class Align(Stage):
         """
         import torch
 
+        from esans.align.earlier import Earlier, Unchanged
         from esans.align.reader import Reader
         from esans.align.worker import build_model, modality_lengths
         from esans.align.writer import write_codebooks, write_vectors
         from esans.launch import pick_device
+        from esans.lineage import feature_spaces, space_of
 
         features = inputs["features"]
         modalities = modality_lengths(features)
         model = build_model(self.config, modalities, self.context.seed)
+        earlier = Earlier.open(inputs["previous"]) if "previous" in inputs else None
+        if earlier is not None:
+            earlier.check(self.config, features, modalities, model.state_dict())
+            model.load_state_dict(earlier.heads)
+        frozen = earlier is not None and self.config.previous_mode == "frozen"
         if len(modalities) == 1:
             name, dim = next(iter(modalities.items()))
             kind = "taken as they are" if dim == self.config.dim else f"turned into {self.config.dim} by a random orthonormal matrix"
             say(f"  only one modality ({name}): nothing to align; its {dim} floats are {kind}")
-        if len(modalities) > 1 or self.config.codebooks == "vq":
-            fitted = self._fit(features, out)
+        if earlier is not None and frozen:
+            write_codebooks(earlier.books, out)
+        elif len(modalities) > 1 or self.config.codebooks == "vq":
+            fitted = self._fit(features, inputs.get("previous"), out)
             model.load_state_dict(fitted.heads)
             write_codebooks(fitted.books, out)
         model.eval().to(pick_device(self.config.launch, "align.launch"))
         with out.local("vectors") as folder:
             reader = Reader(features.table("vectors"), modalities, self.config.buffer_items)
-            unaligned = write_vectors(reader, model, folder, self.config.rows_per_file)
+            unchanged = Unchanged(earlier.bundle.table("vectors"), model.names) if earlier is not None and frozen else None
+            unaligned = write_vectors(reader, model, folder, self.config.rows_per_file, unchanged)
         table = out.adopt("vectors")
         with out.local("heads.pt") as path:
             torch.save(model.cpu().state_dict(), path)
         say(f"  {table.rows:,} items aligned" + (f"; {unaligned:,} have no modality and no cluster" if unaligned else ""))
+        if earlier is not None and unchanged is not None:
+            say(f"  heads of {earlier.bundle.uri}: {unchanged.kept:,} vectors kept, {unchanged.changed:,} changed, {unchanged.new:,} new")
+            out.report(unchanged.figures)
+            out.state({"space": space_of(earlier.bundle)})
         out.report({"aligned": table.rows, "unaligned": unaligned})
         facts = {"num_items": features.facts["num_items"], "modalities": list(modalities), "codebooks": self.config.codebooks}
-        out.state({**facts, "dim": self.config.dim, "unaligned": unaligned})
+        out.state({**facts, "dim": self.config.dim, "unaligned": unaligned, "feature_spaces": feature_spaces(features)})
 
-    def _fit(self, features: Bundle, out: BundleWriter) -> Fitted:
+    def _fit(self, features: Bundle, previous: Bundle | None, out: BundleWriter) -> Fitted:
         from esans.align.figures import curve_figure
         from esans.align.worker import WORK, Fitted, WorkerSpec
         from esans.config import to_dict
@@ -76,6 +90,7 @@ class Align(Stage):
             tracking_uri=run.tracking_uri,
             work_dir=self.context.work_dir,
             deliver_seconds=self.context.tracking_config.deliver_seconds,
+            previous=previous.uri if previous is not None else "",
         )
         spark = self.context.spark if config.launch.mode == "spark" else None
         launch(WORK, spec.dump(), config.launch, out.scratch_uri, spark, what="alignment")

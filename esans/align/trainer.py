@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from esans.align.model import Aligner, fill_missing
 from esans.align.ranks import Ranks
 from esans.align.reader import Reader, Rows
 from esans.align.start import place_codebooks, sizes
+from esans.align.vq import LEVELS, Quantiser
 from esans.progress import Bar
 
 Watch = Callable[[int, dict[str, float]], None]
@@ -46,14 +47,26 @@ class Trainer:
     With one modality the heads stay as they are, and only codebooks are trained.
     """
 
-    def __init__(self, config: AlignConfig, model: Aligner, reader: Reader, seed: int, watch: Watch, ranks: Ranks) -> None:
+    def __init__(
+        self,
+        config: AlignConfig,
+        model: Aligner,
+        reader: Reader,
+        seed: int,
+        watch: Watch,
+        ranks: Ranks,
+        start: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        # Codebooks to start from, by level, instead of k-means.
+        self.start = start
         self.config, self.model, self.reader, self.seed, self.watch, self.ranks = config, model, reader, seed, watch, ranks
         self.alone = len(model.names) == 1
         model.requires_grad_(not self.alone)
         share = min(config.validation_share, config.max_validation_items / max(reader.num_items, 1))
         quantise = config.codebooks == "vq"
         self.draw = Draw(1 if quantise else 2, 0.0 if self.alone else share, config.batch_size, seed)
-        self.first_joint = (0 if self.alone else config.vq.warmup_epochs) if quantise else None
+        # Heads that were trained with codebooks need no warm-up before they meet them again.
+        self.first_joint = (0 if self.alone or start else config.vq.warmup_epochs) if quantise else None
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
         self.books: Books | None = None
 
@@ -86,7 +99,10 @@ class Trainer:
     def _start_books(self, epoch: int, held: HeldOut) -> None:
         if epoch == self.first_joint:
             vq = self.config.vq
-            quantiser = place_codebooks(vq, self.reader, self._align, held.assigned, self.ranks, self.seed)
+            if self.start is not None:
+                quantiser = Quantiser(*(self.start[level] for level in LEVELS)).to(self.ranks.device)
+            else:
+                quantiser = place_codebooks(vq, self.reader, self._align, held.assigned, self.ranks, self.seed)
             self.books = Books(vq, quantiser, self.optimizer, self.ranks, self.seed)
 
     def _epoch(self, epoch: int, curve: Curve) -> None:

@@ -11,6 +11,7 @@ import fsspec
 import torch
 
 from esans.align.config import AlignConfig
+from esans.align.earlier import Earlier
 from esans.align.model import Aligner
 from esans.align.ranks import Ranks
 from esans.align.reader import Reader
@@ -42,6 +43,8 @@ class WorkerSpec(Spec):
     """Where waits what MLflow does not take at once; empty: in the scratch folder."""
     deliver_seconds: float = 30.0
     """As in `TrackingConfig`."""
+    previous: str = ""
+    """URI of an align bundle whose heads and codebooks the fit starts from; empty starts anew."""
 
 
 @dataclass
@@ -84,14 +87,19 @@ def fit_rank(spec: WorkerSpec, config: AlignConfig, process: Process) -> None:
     reader = Reader(features.table("vectors"), modalities, config.buffer_items, process.rank, process.world_size)
     model = build_model(config, modalities, spec.seed).to(process.device)
     ranks = Ranks(process.rank, process.world_size, process.device)
+    books = None
+    if spec.previous:
+        earlier = Earlier.open(Bundle.open(spec.previous))
+        model.load_state_dict(earlier.heads)
+        books = earlier.books or None
     with ExitStack() as last:
         logs = process.rank == 0 and bool(spec.tracking_uri)
         log = last.enter_context(closing(_run(spec))).metrics if logs else _silent
-        trainer = Trainer(config, model, reader, spec.seed, lambda epoch, found: log(found, epoch), ranks)
+        trainer = Trainer(config, model, reader, spec.seed, lambda epoch, found: log(found, epoch), ranks, books)
         curve = trainer.fit()
         if process.rank == 0:
-            books = {} if trainer.books is None else {level: book.detach().cpu() for level, book in trainer.books.quantiser.books.items()}
-            Fitted({name: value.cpu() for name, value in model.state_dict().items()}, books, curve).write(spec.scratch_uri)
+            found = {} if trainer.books is None else {level: book.detach().cpu() for level, book in trainer.books.quantiser.books.items()}
+            Fitted({name: value.cpu() for name, value in model.state_dict().items()}, found, curve).write(spec.scratch_uri)
 
 
 def _run(spec: WorkerSpec) -> Run:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import torch
 
 from esans import columns
+from esans.align.earlier import Unchanged
 from esans.align.model import Aligner, fill_missing
 from esans.align.reader import Reader, Rows
 from esans.align.vq import PRIMARY, SECONDARY
@@ -35,8 +36,16 @@ def _list_of(kind: pa.DataType) -> pa.DataType:
     return pa.list_(pa.field("element", kind, nullable=False))
 
 
-def write_vectors(reader: Reader, model: Aligner, folder: Path, rows_per_file: int) -> int:
-    """Align every item that has a modality; returns how many have none and got no row."""
+def write_vectors(reader: Reader, model: Aligner, folder: Path, rows_per_file: int, unchanged: Unchanged | None = None) -> int:
+    """Align every item that has a modality; returns how many have none and got no row.
+
+    Args:
+        reader: today's features.
+        model: the heads.
+        folder: to write to.
+        rows_per_file: items per file.
+        unchanged: the earlier table that the same heads gave; its rows are kept bit for bit where nothing has changed.
+    """
     folder.mkdir(parents=True)
     table = schema(model.names)
     unaligned = done = number = 0
@@ -52,7 +61,7 @@ def write_vectors(reader: Reader, model: Aligner, folder: Path, rows_per_file: i
                         writer.close()
                         number, in_file = number + 1, 0
                         writer = pq.ParquetWriter(folder / f"part-{number:05d}.parquet", table, **_LAYOUT)
-                    writer.write_table(_table(window.take(part), model, table), row_group_size=_ROWS_PER_GROUP)
+                    writer.write_table(_table(window.take(part), model, table, unchanged), row_group_size=_ROWS_PER_GROUP)
                     in_file, done = in_file + len(part), done + len(part)
                     bar.update(done)
     finally:
@@ -72,11 +81,15 @@ def write_codebooks(books: Mapping[str, torch.Tensor], out: BundleWriter) -> Non
 
 
 @torch.no_grad()
-def _table(rows: Rows, model: Aligner, wanted: pa.Schema) -> pa.Table:
+def _table(rows: Rows, model: Aligner, wanted: pa.Schema, unchanged: Unchanged | None) -> pa.Table:
     device = next(model.parameters()).device
     aligned_NMD = model([torch.from_numpy(x).to(device) for x in rows.vectors])
     filled_NMD, mean_ND = fill_missing(aligned_NMD, torch.from_numpy(rows.present).to(device))
     filled, mean = filled_NMD.cpu().numpy(), mean_ND.cpu().numpy()
+    if unchanged is not None:
+        # Views: what is kept is put in place.
+        named = {name: filled[:, place] for place, name in enumerate(model.names)}
+        unchanged.keep(rows.item, {**named, MEAN: mean, PRESENT: rows.present})
     vectors = [_lists(filled[:, place]) for place in range(filled.shape[1])]
     return pa.Table.from_arrays([pa.array(rows.item), *vectors, _lists(mean), _lists(rows.present)], schema=wanted)
 
