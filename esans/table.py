@@ -91,7 +91,7 @@ class Table:
             place = rows.to_numpy(zero_copy_only=False)
             if len(place) and (place.min() < 0 or place.max() >= size):
                 raise BundleError(f"{self.uri}: column {index!r} has values outside [0, {size})")
-            flat = _rectangular(values, self.uri, column)
+            flat = rectangular(values, self.uri, column)
             if result is None:
                 result = np.full((size, *flat.shape[1:]), fill, dtype=dtype)
             if len(place):
@@ -104,7 +104,8 @@ class Table:
         return result if result is not None else np.full((size,), fill, dtype=dtype)
 
 
-def _rectangular(values: pa.Array, uri: str, column: str) -> np.ndarray:
+def rectangular(values: pa.Array, uri: str, column: str) -> np.ndarray:
+    """A scalar column as (n,), a list column without nulls as (n, d). Raises BundleError where lists differ in length."""
     if not (pa.types.is_list(values.type) or pa.types.is_large_list(values.type)):
         return values.to_numpy(zero_copy_only=False)
     flat = values.flatten().to_numpy(zero_copy_only=False)

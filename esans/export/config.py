@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from esans.config import PositiveInt, Runtime, config, section
+from esans.config import NonNegativeFloat, PositiveInt, Runtime, config, section
 
 
 @config
@@ -57,6 +57,13 @@ class ExportConfig:
     """The MLflow registry."""
     user_vectors: bool = True
     """Write the vectors of all users, by all they did."""
+    towers: bool = True
+    """Write both towers as torch.export programs, which run without this package."""
+    delta_from: str | None = None
+    """URI of an earlier export bundle: write the vectors that changed since then, and the ids that are gone, as tables of their own."""
+    delta_tolerance: NonNegativeFloat = 0.0
+    """Largest move of a vector's component that is no change; vectors have length 1. 0 keeps what `delta_from` and the delta make equal
+    to this export bit by bit."""
     device: Annotated[Literal["auto", "cpu", "cuda"], Runtime] = "auto"
     """Where the model runs; `auto` takes the GPU where there is one."""
     user_batch: Annotated[PositiveInt, Runtime] = 1024

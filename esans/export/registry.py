@@ -60,11 +60,11 @@ def save(path: Path, retriever: Path, example: list[list[str]]) -> None:
 
 
 def requirements() -> list[str]:
-    """What a process needs to load the model, as installed here: this package, torch, faiss, and what reads the tables."""
+    """What a process needs to load the model, as installed here: this package, MLflow (which brings readers of tables), torch, faiss."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = [f"esans=={__version__}"]
-    for package in ("mlflow", "torch", "faiss-cpu", "faiss-gpu", "pandas", "pyarrow", "numpy"):
+    for package in ("mlflow", "torch", "faiss-cpu", "faiss-gpu"):
         try:
             found.append(f"{package}=={version(package)}")
         except PackageNotFoundError:

@@ -12,18 +12,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from esans.bundle import BundleWriter
+    from esans.model import TwoTower
 
 
 class Export(Stage):
-    """Item and user vectors, a faiss index with its measured recall, and the model in the MLflow registry."""
+    """Vectors, a faiss index with its measured recall, both towers, what changed since an earlier export, and the registered model."""
 
     name: ClassVar[str] = "export"
-    code_version: ClassVar[int] = 1
+    code_version: ClassVar[int] = 2
     inputs: ClassVar[tuple[str, ...]] = ("prepare", "train")
     config: ExportConfig
 
     def run(self, inputs: Inputs, out: BundleWriter) -> None:
-        """Tables `item_vectors` and `user_vectors`, folder `retriever`; a version in the registry."""
+        """Tables `item_vectors`, `user_vectors` and what changed in them; folders `retriever` and `towers`; a version in the registry."""
         from esans.export.index import build_index, index_kind, measure_index
         from esans.export.retriever import write_folder
         from esans.export.sample import UserSample
@@ -51,10 +52,44 @@ class Export(Stage):
             say(f"  {kind} index of {len(offered):,} items: recall@{k} {quality.recall:.4f}, {quality.queries_per_second:,.0f} queries/s")
             out.report({f"index_recall@{k}": quality.recall, "index_queries_per_second": quality.queries_per_second})
             out.state({"index": kind, "indexed_items": len(offered), "dim": vectors.shape[1]})
+            self._write_delta(inputs, out)
+            self._write_towers(out, model)
+            # Last: nothing that can fail comes after a version is in the registry.
             with out.local("retriever") as folder:
                 write_folder(folder, model_folder, index, item_ids, catalogue.counts.numpy(), catalogue.available.numpy())
                 if config.registry.register:
                     self._register(out, folder, sample.raw_histories(item_ids))
+
+    @classmethod
+    def previous_uri(cls, config: ExportConfig) -> str | None:
+        """The export that a delta is written against."""
+        return config.delta_from
+
+    def _write_towers(self, out: BundleWriter, model: TwoTower) -> None:
+        from esans.export.plain import describe
+        from esans.export.towers import export_towers
+
+        towers = {}
+        if self.config.towers:
+            with out.local("towers") as folder:
+                towers = export_towers(model, folder)
+        out.state({"files": describe(out, towers)})
+
+    def _write_delta(self, inputs: Inputs, out: BundleWriter) -> None:
+        from esans.columns import ITEM_ID, ITEM_IDX, USER_ID, USER_IDX
+        from esans.export.delta import write_delta
+
+        if "previous" not in inputs:
+            return
+        old = inputs["previous"]
+        for kind, index, key in (("item", ITEM_IDX, ITEM_ID), ("user", USER_IDX, USER_ID)):
+            name = f"{kind}_vectors"
+            if not (old.has(name) and name in out.tables):
+                continue
+            changes = write_delta(out, name, old.table(name), out.adopt(name), index, key, self.config.delta_tolerance)
+            say(f"  {name}: {changes.changed:,} of {changes.rows:,} changed ({changes.share:.1%}), {changes.removed:,} removed")
+            prefix = f"delta.{kind}s"
+            out.report({f"{prefix}_changed": changes.changed, f"{prefix}_share": changes.share, f"{prefix}_removed": changes.removed})
 
     def _register(self, out: BundleWriter, folder: Path, example: list[list[str]]) -> None:
         from esans.export.registry import register

@@ -11,11 +11,14 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 import torch
+from mlflow import MlflowClient
 
 from esans.bundle import BundleWriter
 from esans.config import build
 from esans.errors import ConfigError
+from esans.export.aliases import promote
 from esans.export.config import ExportConfig
+from esans.export.registry import requirements
 from esans.export.stage import Export
 from esans.model import TwoTower, load, save
 from esans.model.config import ModelConfig
@@ -28,8 +31,38 @@ from tests.retrieval.small import context, random_users, write_prepare
 ITEMS, UNAVAILABLE = 48, (3, 11)
 HISTORIES = [["item-4", "item-9", "item-30"], ["item-7", "no such item", "item-7"], [], ["nothing", "known"]]
 
+# Only what the model's requirements bring may be imported: any other package installed here is as if it were not.
 LOADER = """
-import json, sys
+import importlib.metadata as metadata, json, re, sys
+
+def closure(names):
+    found, waiting = set(), list(names)
+    while waiting:
+        name = re.sub("[-_.]+", "-", waiting.pop()).lower()
+        if name in found:
+            continue
+        found.add(name)
+        try:
+            wanted = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:
+            continue
+        waiting += [re.match("[A-Za-z0-9._-]+", text)[0] for text in wanted if "extra ==" not in text]
+    return found
+
+allowed = closure(json.loads(sys.argv[4]))
+blocked = {
+    module
+    for module, packages in metadata.packages_distributions().items()
+    if module != "esans" and not any(re.sub("[-_.]+", "-", package).lower() in allowed for package in packages)
+}
+assert {"pyspark", "petastorm", "torch_geometric"} <= blocked and not {"torch", "faiss", "mlflow"} & blocked, blocked
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in blocked:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
 import mlflow, pandas as pd
 mlflow.set_tracking_uri(sys.argv[1])
 model = mlflow.pyfunc.load_model(sys.argv[2])
@@ -81,9 +114,12 @@ def test_vectors_carry_the_outside_ids_and_are_those_of_the_model(exported):
     assert bundle.figures["index_recall@50"] == 1.0
 
 
-def test_another_process_loads_the_registered_model_and_retrieves_for_raw_ids(exported):
+def test_a_process_with_only_mlflow_torch_faiss_and_this_package_loads_the_champion_and_retrieves_for_raw_ids(exported):
     folder, inputs, _, uri = exported
-    command = [sys.executable, "-c", LOADER, uri, "models:/small@challenger", json.dumps(HISTORIES)]
+    promote(MlflowClient(uri), "small", "2")
+    # Without esans itself, whose own requirements are those of training.
+    brought = [requirement.partition("==")[0] for requirement in requirements() if not requirement.startswith("esans")]
+    command = [sys.executable, "-c", LOADER, uri, "models:/small@champion", json.dumps(HISTORIES), json.dumps(brought)]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=180, cwd=folder)
     assert "RESULT" in done.stdout, done.stderr
     result = json.loads(done.stdout.split("RESULT")[1])
@@ -117,9 +153,50 @@ def test_the_fallback_is_popularity(exported):
     assert [counts[int(item.removeprefix("item-"))] for item in found.item_ids] == sorted(counts, reverse=True)[:6]
 
 
-def test_the_newest_version_takes_the_alias_and_names_its_bundle(exported):
-    from mlflow import MlflowClient
+TOWERS = """
+import json, sys
+import torch
+assert "esans" not in sys.modules
+folder, history, items = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
+user, item = (torch.export.load(f"{folder}/{name}_tower.pt2").module() for name in ("user", "item"))
+print("RESULT" + json.dumps({"users": user(torch.tensor(history)).tolist(), "items": item(torch.tensor(items)).tolist()}))
+assert not [name for name in sys.modules if name.startswith("esans")]
+"""
 
+
+def test_both_towers_run_in_a_process_without_this_package_and_give_the_exported_vectors(exported, tmp_path):
+    _, inputs, (bundle, _), _ = exported
+    histories = [row for row in inputs["prepare"].table("histories").arrow().to_pylist() if row["split"] == "serve"]
+    history = [([-1] * 6 + row["history"])[-6:] for row in histories]
+    with bundle.local("towers") as folder:
+        # -I: neither the folder nor PYTHONPATH lead to the package.
+        command = [sys.executable, "-I", "-c", TOWERS, str(folder), json.dumps(history), json.dumps(list(range(ITEMS)))]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=180, cwd=tmp_path)
+    assert "RESULT" in done.stdout, done.stderr
+    result = json.loads(done.stdout.split("RESULT")[1])
+    kept = {row["user_idx"]: row["vector"] for row in bundle.table("user_vectors").arrow().to_pylist()}
+    assert np.allclose(result["users"], [kept[row["user_idx"]] for row in histories], atol=1e-5)
+    assert np.allclose(result["items"], bundle.table("item_vectors").arrow().to_pydict()["vector"], atol=1e-5)
+
+
+def test_the_manifest_says_what_every_file_is_and_each_is_there(exported):
+    _, _, (bundle, _), _ = exported
+    files = bundle.facts["files"]
+    assert set(files) == {
+        "towers/item_tower.pt2",
+        "towers/user_tower.pt2",
+        "item_vectors",
+        "user_vectors",
+        "retriever/index.faiss",
+        "retriever/items.parquet",
+    }
+    for name in files:
+        with bundle.local(name) as path:
+            assert path.exists()
+    assert files["towers/user_tower.pt2"]["inputs"]["history"].startswith("(batch, 6) int64: item_idx of the user's last 6 positives")
+
+
+def test_the_newest_version_takes_the_alias_and_names_its_bundle(exported):
     _, _, (first, second), uri = exported
     client = MlflowClient(uri)
     newest = client.get_model_version_by_alias("small", "challenger")
@@ -131,7 +208,6 @@ def test_the_newest_version_takes_the_alias_and_names_its_bundle(exported):
 
 def test_nothing_in_the_registered_model_is_a_pickle_of_code(exported):
     _, _, (_, second), uri = exported
-    from mlflow import MlflowClient
     from mlflow.artifacts import download_artifacts
 
     version = MlflowClient(uri).get_model_version("small", second.facts["registered_version"])
@@ -145,7 +221,7 @@ def test_nothing_in_the_registered_model_is_a_pickle_of_code(exported):
 def test_without_registration_the_bundle_is_written_all_the_same(exported, tmp_path):
     _, inputs, _, _ = exported
     out = BundleWriter(str(tmp_path / "x"), "export", "x")
-    config = build(ExportConfig, {"registry": {"register": False}, "user_vectors": False})
+    config = build(ExportConfig, {"registry": {"register": False}, "user_vectors": False, "towers": False})
     Export(config, context(tmp_path)).run(inputs, out)
     bundle = out.finish(code_version=1, config={}, inputs={})
     assert "registered_version" not in bundle.facts
