@@ -14,7 +14,7 @@ WORK ?= work
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup develop sharded quickstart test lint unit integration format mlflow package clean distclean
+.PHONY: help setup develop sharded quickstart test lint unit integration format docs mlflow package clean distclean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -22,8 +22,8 @@ help: ## Print this list
 setup: ## Make .venv, install the project, find or get Java
 	@sh tools/setup.sh --extras $(EXTRAS)
 
-develop: ## The same with the encoders and what tests need
-	@sh tools/setup.sh --extras cpu,dev,encoders
+develop: ## The same with the encoders, what tests need, and a headless browser for the checks of pages
+	@sh tools/setup.sh --extras cpu,dev,encoders,docs
 
 sharded: setup ## Make .venv-sharded: .venv and TorchRec, for tables spread over processes (train.model.tables=sharded)
 	@sh tools/sharded.sh
@@ -49,6 +49,9 @@ format: develop ## Put the code into its one format
 	$(PY) -m ruff check --fix --select I .
 	$(PY) -m ruff format .
 
+docs: develop ## The site of docs/ into build/site, warnings as errors
+	$(PY) -m tools.site
+
 mlflow: setup ## Open the MLflow UI on the quickstart's runs
 	$(PY) -m mlflow ui --backend-store-uri sqlite:///$(WORK)/mlflow.db
 
@@ -60,5 +63,5 @@ package: setup ## dist/esans-*.whl to install, and the same as dist/esans.zip fo
 clean: ## Remove results and caches, keep .venv
 	rm -rf work build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache spark-warehouse metastore_db derby.log
 
-distclean: clean ## Remove .venv, .venv-sharded and .jdk too
-	rm -rf .venv .venv-sharded .jdk esans.egg-info
+distclean: clean ## Remove .venv, .venv-sharded, .jdk and .browser too
+	rm -rf .venv .venv-sharded .jdk .browser esans.egg-info

@@ -194,6 +194,8 @@ class Key:
     type: str
     default: str
     help: str
+    runtime: bool
+    """Whether it changes how a stage runs but not what it writes."""
 
 
 def document(cls: Any, prefix: str = "") -> Iterator[Key]:
@@ -204,7 +206,7 @@ def document(cls: Any, prefix: str = "") -> Iterator[Key]:
             yield from document(inner, f"{prefix}{name}.")
             continue
         default = info.get_default(call_default_factory=True)
-        yield Key(f"{prefix}{name}", _type_name(info.annotation), repr(default), _help(cls, name))
+        yield Key(f"{prefix}{name}", _type_name(info.annotation), repr(default), _help(cls, name), is_runtime(cls, name))
 
 
 def _help(cls: Any, name: str) -> str:

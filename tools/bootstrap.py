@@ -29,6 +29,7 @@ LOG = VENV / "esans-setup.log"
 sys.path.insert(0, str(ROOT))
 
 from esans.environment import exact_pins  # noqa: E402
+from tools.browser import ensure_browser  # noqa: E402
 from tools.java import ensure_java  # noqa: E402
 
 _STARTED = time.monotonic()
@@ -45,6 +46,9 @@ def main() -> int:
     options = parser.parse_args()
     if not _installed(options.extras) and not _install(options.extras):
         return 1
+    if "docs" in _split(options.extras):
+        # Everything else works without one, so that its lack is said and no error.
+        ensure_browser(PYTHON, say)
     if options.no_java:
         return 0
     return 0 if ensure_java(PYTHON, say) else 1

@@ -1,0 +1,24 @@
+"""How docs/ becomes a site: `make docs`, which stops at the first kind of warning (a dead link, a page in no navigation)."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tools.pages import fill
+
+project = "ESANS"
+extensions = ["myst_parser"]
+myst_heading_anchors = 4
+suppress_warnings = ["toc.empty_glob"]
+html_theme = "furo"
+html_title = "ESANS"
+html_show_sphinx = False
+html_show_copyright = False
+html_copy_source = False
+html_show_sourcelink = False
+
+
+def setup(app):
+    """Generated parts are put into the text of their pages when it is read; nothing is written into docs/."""
+    app.connect("source-read", lambda app, page, text: text.__setitem__(0, fill(text[0])))
