@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from matplotlib.patches import FancyBboxPatch
 
 from esans.negatives.edis import hard_scores, simple_weights, subset_sizes
 
@@ -31,6 +34,32 @@ def save(figure: Figure, path: Path) -> Path:
         figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None}, facecolor="white", dpi=150)
     path.write_text(re.sub(r"[ \t]+$", "", path.read_text(), flags=re.MULTILINE))
     return path
+
+
+def flow(stages: Mapping[str, tuple[str, int, Sequence[str]]]) -> Figure:
+    """Stages as boxes from left to right, each behind all that it reads; name -> (what it does, row, what it reads)."""
+    figure, (axes,) = _figure(1, (11, 3.4))
+    depth: dict[str, int] = {}
+    for name, (_, _, inputs) in stages.items():
+        depth[name] = max((depth[source] + 1 for source in inputs if source in depth), default=0)
+    place = {name: (2.2 * depth[name], row) for name, (_, row, _) in stages.items()}
+    for name, (about, _, inputs) in stages.items():
+        x, y = place[name]
+        axes.text(x, y, f"{name}\n", ha="center", va="center", fontsize=10, weight="bold", color=_INK, zorder=3)
+        axes.text(x, y - 0.12, "\n".join(textwrap.wrap(about, 22)), ha="center", va="center", fontsize=7, color=_INK, zorder=3)
+        box = {"boxstyle": "round,pad=0.02", "facecolor": "#eef3fa", "edgecolor": _EASY, "zorder": 2}
+        axes.add_patch(FancyBboxPatch((x - 0.85, y - 0.33), 1.7, 0.66, **box))
+        for source in inputs:
+            if not _bridged(stages, source, name):
+                arrow = {"arrowstyle": "-|>", "color": "#8a8f98", "shrinkA": 0, "shrinkB": 0, "connectionstyle": "arc3,rad=0"}
+                axes.annotate("", xy=(x - 0.87, y), xytext=(place[source][0] + 0.87, place[source][1]), arrowprops=arrow)
+    axes.set(xlim=(-1, 2.2 * max(depth.values()) + 1), ylim=(-1.4, 1.4))
+    return figure
+
+
+def _bridged(stages: Mapping[str, tuple[str, int, Sequence[str]]], source: str, name: str) -> bool:
+    """Whether another input of `name` reads `source` already: its arrow would only cross the others."""
+    return any(source in stages[other][2] or _bridged(stages, source, other) for other in stages[name][2] if other != source)
 
 
 def clusters(step: Step) -> Figure:
@@ -181,7 +210,7 @@ def _figure(panels: int, size: tuple[float, float], widths: tuple[int, ...] | No
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(1, panels, width_ratios=widths)
+    axes = np.atleast_1d(figure.subplots(1, panels, width_ratios=widths))
     for panel in axes:
         panel.axis("off")
         panel.spines[["top", "right"]].set_visible(False)

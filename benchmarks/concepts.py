@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.concept_pictures import clusters, draws, interpolation, loss, save
+from benchmarks.concept_pictures import clusters, draws, flow, interpolation, loss, save
 from esans import columns as c
 from esans.bundle import Bundle
-from esans.flow import Plan
+from esans.flow import STAGES, Plan, stage_class
 from esans.model import load
 from esans.negatives.base import Batch, Context, Negatives, Sampler, Terms
 from esans.negatives.registry import build_loss, build_samplers, build_temperature
@@ -28,6 +28,19 @@ from esans.train.inputs import content_vectors, load_catalogue
 ROOT = Path(__file__).resolve().parents[1]
 _BATCH = 1024
 METHOD = "esans"
+# What it does, and in which row of the picture it stands.
+_ABOUT = {
+    "prepare": ("checks, ids, splits", 0),
+    "features": ("text, image, behaviour vectors, item graph", 1),
+    "align": ("one space for all modalities", 1),
+    "cluster": ("codebooks, cluster tables", 1),
+    "shards": ("training examples", 0),
+    "references": ("popularity, item-kNN, ALS, BPR", -1),
+    "train": ("two towers, negatives, EDIS", 0),
+    "evaluate": ("the whole catalogue ranked", -1),
+    "export": ("vectors, index, registry", 1),
+}
+STAGES_IN_WORDS = {name: (*_ABOUT.get(name, ("", 0)), stage_class(name).inputs) for name in STAGES}
 
 
 def main() -> None:
@@ -44,7 +57,13 @@ def main() -> None:
 def draw(step: Step, out: Path) -> list[Path]:
     """Write the pictures as SVG and return their paths; the same bundles give the same bytes."""
     out.mkdir(parents=True, exist_ok=True)
-    figures = {"clusters": clusters(step), "draws": draws(step), "interpolation": interpolation(step), "loss": loss(step)}
+    figures = {
+        "flow": flow(STAGES_IN_WORDS),
+        "clusters": clusters(step),
+        "draws": draws(step),
+        "interpolation": interpolation(step),
+        "loss": loss(step),
+    }
     return [save(figure, out / f"{name}.svg") for name, figure in figures.items()]
 
 

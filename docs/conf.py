@@ -1,16 +1,10 @@
 """How docs/ becomes a site: `make docs`, which stops at the first kind of warning (a dead link, a page in no navigation)."""
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from tools.pages import fill
 
 project = "ESANS"
 extensions = ["myst_parser"]
 myst_heading_anchors = 4
-suppress_warnings = ["toc.empty_glob"]
 html_theme = "furo"
 html_title = "ESANS"
 html_show_sphinx = False

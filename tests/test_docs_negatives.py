@@ -1,4 +1,4 @@
-"""docs/negatives.md is true: it names all there is, its snippets resolve and run, and the sampler of one's own is trained with."""
+"""docs/negatives.md and docs/extending.md are true: they name all there is, their snippets run, the sampler of one's own is trained with."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.train.conftest import make_inputs  # noqa: F401
 from tests.train.test_training import config_of, records, spec_of
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = (ROOT / "docs" / "negatives.md").read_text()
+PAGE = "\n".join((ROOT / "docs" / name).read_text() for name in ("negatives.md", "extending.md"))
 EXPERIMENTS = sorted((ROOT / "conf" / "experiments").glob("*.yaml"))
 SNIPPETS = re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 OWN = next(text for text in SNIPPETS if "mine.shelf:Shelf" in text)
@@ -224,8 +224,8 @@ def test_the_sampler_of_ones_own_is_one_epoch_of_training_away(
     assert 0 < record["diag_share_Shelf"] < 1
 
 
-def test_links_of_the_page_and_of_the_readme_lead_somewhere() -> None:
-    for page in (ROOT / "docs" / "negatives.md", ROOT / "README.md"):
+def test_links_of_the_pages_and_of_the_readme_lead_somewhere_on_a_code_host() -> None:
+    for page in (*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"):
         for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
 

@@ -28,14 +28,14 @@ def main() -> int:
     return 0
 
 
-def build(out: Path) -> int | None:
-    """Build the site into `out` anew. Returns the number of its pages, None when there was any warning; warnings are printed."""
+def build(out: Path, source: Path = ROOT / "docs") -> int | None:
+    """Build the site of `source` into `out` anew. Returns the number of its pages; None when there was a warning, which is printed."""
     from sphinx.cmd.build import build_main
 
     shutil.rmtree(out, ignore_errors=True)
     with tempfile.TemporaryDirectory() as doctrees:
-        code = build_main(["-b", "html", "-q", "-W", "--keep-going", "-E", "-d", doctrees, str(ROOT / "docs"), str(out)])
-    return None if code else len(list((ROOT / "docs").glob("**/*.md")))
+        code = build_main(["-b", "html", "-q", "-W", "--keep-going", "-E", "-d", doctrees, str(source), str(out)])
+    return None if code else len(list(source.glob("**/*.md")))
 
 
 if __name__ == "__main__":
