@@ -6,6 +6,7 @@ python -m benchmarks.concepts [--config conf/quickstart.yaml] [--work work] [--o
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -50,7 +51,7 @@ def main() -> None:
     parser.add_argument("--work", default="work", help="its work folder")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images" / "concepts", help="folder of the pictures")
     options = parser.parse_args()
-    for path in draw(Step.read(options.config, options.work), options.out):
+    for path in draw(Step.read(options.config, [f"--work_dir={options.work}"]), options.out):
         print(path)
 
 
@@ -89,9 +90,9 @@ class Step:
     """The example that is looked at."""
 
     @classmethod
-    def read(cls, config: str, work: str, seed: int = 0) -> Step:
+    def read(cls, config: Path | str, overrides: Sequence[str] = (), seed: int = 0) -> Step:
         """Take the step. Raises BundleError when the run has not finished."""
-        settings = Source((config,), (f"--work_dir={work}",)).load(METHOD)
+        settings = Source((str(config),), tuple(overrides)).load(METHOD)
         plan = Plan(settings)
         bundles = {name: Bundle.open(plan.stage(name).uri) for name in ("prepare", "features", "align", "cluster", "shards", "train")}
         catalogue = load_catalogue(bundles["shards"], bundles["cluster"], bundles["features"], settings.train.model.dim)

@@ -5,6 +5,8 @@ from tools.pages import fill
 project = "ESANS"
 extensions = ["myst_parser"]
 myst_heading_anchors = 4
+# Quotation marks are part of what people copy.
+smartquotes = False
 html_theme = "furo"
 html_title = "ESANS"
 html_show_sphinx = False

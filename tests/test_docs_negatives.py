@@ -1,4 +1,4 @@
-"""docs/negatives.md and docs/extending.md are true: they name all there is, their snippets run, the sampler of one's own is trained with."""
+"""docs/negatives.md and docs/extending.md are true: they name all there is, their snippets run, the sampler of one's own is trained."""
 
 from __future__ import annotations
 
