@@ -114,6 +114,8 @@ def _explain(cls: type, problem: Any, prefix: str) -> str:
     if problem["type"] in ("dataclass_type", "dataclass_exact_type"):
         allowed = _field_names(_descend(cls, path))
         return f"{key} = {problem['input']!r}: must be a section with keys of its own. Allowed there: {', '.join(allowed)}."
+    if problem["type"] == "list_type":
+        return f"{key} = {problem['input']!r}: must be a list, written [a, b]."
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if problem["type"] == "value_error":
         return f"{key}: {message}" if key else message

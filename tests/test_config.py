@@ -77,7 +77,7 @@ class Example:
         ({"epochs": 0}, "epochs = 0: must be greater than or equal to 1."),
         ({"epochs": None}, "epochs = None: must be a valid integer."),
         ({"share": 1.5}, "share = 1.5: must be less than or equal to 1."),
-        ({"names": "one"}, "names = 'one': must be a valid list."),
+        ({"names": "one"}, "names = 'one': must be a list, written [a, b]."),
         ({"optimiser": {"rate": -1}}, "optimiser.rate = -1: must be greater than 0."),
         ({"optimiser": {"kind": "adma"}}, "optimiser.kind = 'adma': must be 'adam' or 'sgd'."),
         ({"optimiser": 3}, "optimiser = 3: must be a section with keys of its own. Allowed there: rate, kind, low, high."),
