@@ -15,6 +15,7 @@ from esans.errors import ConfigError, EsansError
 from esans.spark import unreadable_file
 
 if TYPE_CHECKING:
+    from esans.launch import LaunchConfig
     from esans.stage import Stage
 
 
@@ -72,7 +73,11 @@ def _run_stage(name: str, about: str, arguments: list[str]) -> None:
     from esans.flow import Plan
     from esans.flow import run_stage as run
 
-    starting = {"align": settings.align.launch, "train": settings.train.launch}
+    starting: dict[str, LaunchConfig] = {
+        "align": settings.align.launch,
+        "train": settings.train.launch,
+        "evaluate": settings.evaluate.launch,
+    }
     if name not in starting:
         run(Plan(settings), name)
         return

@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from esans.evaluate.plots import TITLES, Line, draw_lines, slice_lines
+from esans.evaluate.plots import Line, draw_lines, slice_lines, title_of
 from esans.evaluate.results import Comparison
-from esans.retrieval.slices import HISTORY_LENGTH, POPULARITY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,10 +25,10 @@ def pictures(comparison: Comparison) -> dict[str, str]:
     colors = _colors(comparison)
     metric = comparison.headline_metric
     result = {f"{metric} by method": _svg(partial(_bars, comparison=comparison, metric=metric, colors=colors))}
-    for name in (POPULARITY, HISTORY_LENGTH):
+    for name in comparison.slices:
         lines = slice_lines(comparison.metric_rows, name, metric, comparison.split)
         if lines:
-            result[f"{metric} {TITLES[name]}"] = _svg(partial(_slice, lines=lines, metric=metric, colors=colors))
+            result[f"{metric} {title_of(name)}"] = _svg(partial(_slice, lines=lines, metric=metric, colors=colors))
     curves = _epochs(comparison)
     for column, title in (("loss", "Training loss (methods sum different terms)"), ("recall_at_50", "Validation recall@50")):
         drawn = {name: epochs for name, epochs in curves.items() if column in epochs}

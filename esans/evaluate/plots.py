@@ -6,13 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from esans.retrieval.slices import HISTORY_LENGTH, POPULARITY
+from esans.retrieval.slices import COLD, HISTORY_LENGTH, POPULARITY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TITLES = {POPULARITY: "by train count of the target", HISTORY_LENGTH: "by distinct earlier items of the user"}
+_TITLES = {
+    POPULARITY: "by train count of the target",
+    HISTORY_LENGTH: "by distinct earlier items of the user",
+    COLD: "of cold targets and the others",
+}
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,11 @@ class Line:
     labels: list[str]
     values: list[float]
     errors: list[float]
+
+
+def title_of(slice_name: str) -> str:
+    """How pictures call a way of cutting; a column of the items goes by its name."""
+    return _TITLES.get(slice_name, f"by {slice_name} of the target")
 
 
 def slice_lines(rows: Sequence[Mapping[str, Any]], slice_name: str, metric: str, split: str) -> list[Line]:
@@ -45,7 +54,7 @@ def slice_figure(rows: Sequence[Mapping[str, Any]], slice_name: str, metric: str
     figure = Figure(figsize=(7.5, 3.8), layout="constrained")
     axes = figure.subplots()
     draw_lines(axes, slice_lines(rows, slice_name, metric, split))
-    axes.set(title=f"{metric} {TITLES[slice_name]}", ylabel=metric, ylim=(0, None))
+    axes.set(title=f"{metric} {title_of(slice_name)}", ylabel=metric, ylim=(0, None))
     return figure
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from esans.bundle import Bundle
@@ -86,7 +86,8 @@ def write_report(
         title=_safe(title),
         style=_STYLE,
         about=_about(comparison),
-        table=_html_table(comparison.rows),
+        table=_html_table(comparison.rows, HEADLINE, speed=True),
+        beyond=_html_table(comparison.rows, comparison.beyond) if comparison.beyond else "",
         notes="".join(f"<p>{_safe(note)}</p>" for note in [*filter(None, [_knn_note(comparison.rows)]), *notes]),
         figures=figures,
         footer=_footer(comparison),
@@ -143,21 +144,29 @@ def _prepare(comparison: Comparison) -> Bundle | None:
     return None
 
 
-def _html_table(rows: Sequence[Row]) -> str:
-    best = _best(rows)
-    heads = "".join(f"<th>{name}</th>" for name in ("method", *HEADLINE.values(), "examples/s", "seconds"))
+def _html_table(rows: Sequence[Row], metrics: Mapping[str, str], *, speed: bool = False) -> str:
+    best = _best(rows) if metrics is HEADLINE else {}
+    shown = [*metrics.values(), *(("examples/s", "seconds") if speed else ())]
+    heads = "".join(f"<th>{_safe(name)}</th>" for name in ("method", *shown))
     body = ""
     for row in rows:
         cells = ""
-        for metric in HEADLINE:
+        for metric in metrics:
             value, _, error = _value(row, metric).partition(" ")
             mark = ' class="best"' if row.name == best.get(metric) else ""
-            cells += f"<td{mark}>{value}<small> {error}</small></td>"
+            cells += f"<td{mark}>{value}<small> {error}</small>{_interval(row, metric)}</td>"
+        if speed:
+            cells += f"<td>{_number(row.examples_per_second)}</td><td>{_number(row.seconds)}</td>"
         kind = ' class="reference"' if row.is_reference else ""
-        body += (
-            f"<tr{kind}><th>{_safe(row.name)}</th>{cells}<td>{_number(row.examples_per_second)}</td><td>{_number(row.seconds)}</td></tr>"
-        )
+        body += f"<tr{kind}><th>{_safe(row.name)}</th>{cells}</tr>"
     return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _interval(row: Row, metric: str) -> str:
+    if metric not in row.intervals:
+        return ""
+    low, high = row.intervals[metric]
+    return f"<br><small>{low:.4f} to {high:.4f}</small>"
 
 
 def _footer(comparison: Comparison) -> str:
@@ -196,6 +205,7 @@ table { border-collapse: collapse; width: 100%; background: var(--card); border:
 th, td { padding: .45rem .8rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap;
   font-variant-numeric: tabular-nums; }
 th:first-child { text-align: left; } thead th { font-weight: 600; color: var(--dim); } tbody th { font-weight: 600; }
+tbody th, tbody td { vertical-align: top; }
 tr.reference th, tr.reference td { color: var(--dim); } td.best { background: var(--best); color: var(--ink); font-weight: 600; }
 small { color: var(--dim); font-weight: 400; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr)); gap: 1rem; }
@@ -210,10 +220,15 @@ _PAGE = """<!doctype html>
 <title>{title}</title><style>{style}</style></head><body>
 <h1>{title}</h1>{about}
 <h2>Methods</h2>{table}{notes}
+<h2>What the lists hold</h2>{beyond}
 <p>Every user's list ranks the whole catalogue without the items seen before. Recall is the share of a user's targets within the
 first k; NDCG counts a target at rank r as 1/log2(1+r) against the best possible order; MRR is one over the rank of the first target.
-All are means over users; ± is one standard error over users. Grey rows were not trained. Ranks are exact, and equal scores are
-ordered by a fixed shuffle.</p>
+All are means over users; ± is one standard error over users, and the small range beneath is the bootstrap interval over users
+(95 % unless evaluate.metrics.confidence says otherwise). Intervals of two methods that overlap say little: the methods rank the same
+users, and a paired test sees more. Grey rows were not trained. Ranks are exact, and equal scores are ordered by a fixed shuffle.</p>
+<p>Hit rate is the share of users with a target within the first k. Coverage is the share of the catalogue that stands in anybody's first
+k; novelty the mean of -log2 of an item's share of train positives, in bits; popularity lift the mean train positives of what is
+recommended over those of what users chose.</p>
 <h2>Pictures</h2><div class="figures">{figures}</div>
 <h2>Made from</h2>{footer}
 </body></html>

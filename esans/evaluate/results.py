@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +32,7 @@ class Row:
     name: str
     values: Mapping[str, float]
     errors: Mapping[str, float]
+    intervals: Mapping[str, tuple[float, float]]
     users: int
     is_reference: bool = False
     examples_per_second: float | None = None
@@ -43,6 +45,7 @@ class Row:
             "method": self.name,
             **self.values,
             "standard_errors": dict(self.errors),
+            "intervals": {metric: list(ends) for metric, ends in self.intervals.items()},
             "users": self.users,
             "examples_per_second": self.examples_per_second,
             "seconds": self.seconds,
@@ -79,6 +82,11 @@ class Comparison:
         names = dict.fromkeys(row["method"] for row in self.metric_rows)
         return [self._row(name, trained.get(name)) for name in names]
 
+    @property
+    def slices(self) -> list[str]:
+        """Ways of cutting that a table has, in order, without that of all users."""
+        return [name for name in dict.fromkeys(row["slice"] for row in self.metric_rows) if name != ALL]
+
     def _row(self, name: str, result: MethodResult | None) -> Row:
         mine = [row for row in self.metric_rows if (row["method"], row["split"], row["slice"]) == (name, self.split, ALL)]
         figures = result.train_bundle.figures if result is not None and result.train_bundle is not None else {}
@@ -87,6 +95,7 @@ class Comparison:
             name=name,
             values={row["metric"]: row["value"] for row in mine},
             errors={row["metric"]: row["standard_error"] for row in mine},
+            intervals={row["metric"]: (row["low"], row["high"]) for row in mine if _finite(row.get("low"))},
             users=mine[0]["users"] if mine else 0,
             is_reference=result is None,
             examples_per_second=figures.get("examples_per_second"),
@@ -95,7 +104,19 @@ class Comparison:
         )
 
     @property
+    def beyond(self) -> dict[str, str]:
+        """Shown names of the metrics of what lists hold, where a table has them, with hit rates."""
+        names = dict.fromkeys(row["metric"] for row in self.metric_rows if row["slice"] == ALL)
+        shown = {"hit_rate": "Hit rate", "coverage": "Coverage", "novelty": "Novelty", "popularity_lift": "Popularity lift"}
+        return {name: f"{shown[kind]}@{k}" for name in names for kind, _, k in [name.partition("@")] if kind in shown}
+
+    @property
     def headline_metric(self) -> str:
         """The metric of the plots: recall@50 where it was computed."""
         recalls = [row["metric"] for row in self.metric_rows if row["metric"].startswith("recall@")]
         return "recall@50" if "recall@50" in recalls or not recalls else recalls[-1]
+
+
+def _finite(value: float | None) -> bool:
+    # A bundle of an earlier version has no intervals.
+    return value is not None and math.isfinite(value)

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from esans.retrieval.config import MetricsConfig
-from esans.retrieval.encode import Towers, encode_users
+from esans.retrieval.encode import Towers, encode_users, one_thread
 from esans.retrieval.evaluation import Catalogue, Evaluation, evaluate_batches
 from esans.retrieval.ragged import Ragged
 from esans.retrieval.scorers import DotScorer
+from esans.retrieval.slices import Slices
 from esans.retrieval.topk import ITEM_CHUNK
 from esans.retrieval.users import UserBatch, user_batches
 from esans.table import Table
@@ -26,12 +27,14 @@ def evaluate_users(
     catalogue: Catalogue,
     config: MetricsConfig,
     *,
+    slices: Slices | None = None,
     rank: int = 0,
     world_size: int = 1,
     user_batch: int = 512,
     item_chunk: int = ITEM_CHUNK,
     device: torch.device | str = "cpu",
     on_batch: Callable[[UserBatch, Ragged], None] | None = None,
+    before_reduce: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Exact metrics over all users of `split`, the same on every rank and for every number of ranks.
 
@@ -44,20 +47,30 @@ def evaluate_users(
         split: validation or test.
         catalogue: the items.
         config: metrics and slices.
+        slices: in place of those of the config.
         rank: this process.
         world_size: how many processes share the users; above 1, torch.distributed must be initialised.
         user_batch: users encoded at a time; may change vectors in their last bits, as any other batching does.
         item_chunk: items ranked at a time; changes memory, never results.
         device: where the model and scores live.
         on_batch: called with each batch of this rank and its ranks.
+        before_reduce: called once, before the ranks wait for one another.
     """
+
+    def scorer(batch: UserBatch) -> DotScorer:
+        with one_thread():
+            vectors = encode_users(model, batch, device)
+        return DotScorer(vectors, item_vectors)
+
     evaluation = evaluate_batches(
         user_batches(histories, split, user_batch, rank, world_size),
-        lambda batch: DotScorer(encode_users(model, batch, device), item_vectors),
+        scorer,
         catalogue,
         config,
+        slices=slices,
         item_chunk=item_chunk,
         device=device,
         on_batch=on_batch,
     )
+    before_reduce()
     return evaluation.reduce(device) if world_size > 1 else evaluation

@@ -44,6 +44,7 @@ class TwoTower(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
+        self._num_users = num_users
         self.sizes = {
             "num_items": num_items,
             "num_users": num_users,
@@ -89,6 +90,11 @@ class TwoTower(nn.Module):
     def num_items(self) -> int:
         """Items of the catalogue."""
         return self.item_inputs.id_embedding.num_embeddings
+
+    @property
+    def num_users(self) -> int:
+        """Users that were known in training; a later one is like an unknown one."""
+        return self._num_users
 
     @property
     def history_length(self) -> int:

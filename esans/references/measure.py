@@ -13,9 +13,10 @@ from esans.progress import say
 from esans.references.names import ITEM_KNN, Reference
 from esans.retrieval.evaluation import Catalogue, evaluate_batches, metrics_table
 from esans.retrieval.metrics import ranking_metrics
-from esans.retrieval.per_user import PerUserFile
+from esans.retrieval.per_user import TABLE, PerUserFile
 from esans.retrieval.topk import rank_and_retrieve
 from esans.retrieval.users import UserBatch, sampled_users, user_batches
+from esans.uri import join
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,10 +31,11 @@ if TYPE_CHECKING:
 class Measure:
     """Evaluates scorers one after the other; the tables are written when the block ends."""
 
-    def __init__(self, prepare: Bundle, catalogue: Catalogue, config: ReferencesConfig, out: BundleWriter, run: Run) -> None:
+    def __init__(self, prepare: Bundle, catalogue: Catalogue, config: ReferencesConfig, out: BundleWriter, run: Run, seed: int) -> None:
         self._prepare, self._catalogue, self._config, self._out, self._run = prepare, catalogue, config, out, run
+        self._seed = seed
         self._rows: list[dict[str, object]] = []
-        self._per_user = PerUserFile(out, config.metrics)
+        self._per_user = PerUserFile(join(out.data_uri, TABLE), config.metrics)
 
     def __enter__(self) -> Measure:
         self._per_user.__enter__()
@@ -42,6 +44,7 @@ class Measure:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._per_user.__exit__(kind, error, trace)
         if kind is None:
+            self._out.adopt(TABLE)
             self._out.write_arrow("metrics", metrics_table(self._rows))
 
     def __call__(self, method: str, scorer_of: Callable[[UserBatch], Scorer]) -> None:
@@ -57,7 +60,7 @@ class Measure:
                 item_chunk=self._config.item_chunk,
                 on_batch=self._per_user.keeper(method, split),
             )
-            self._rows += evaluation.rows(method, split)
+            self._rows += evaluation.rows(method, split, self._seed)
             prefix = f"{method}." if split == TEST else f"{method}.validation."
             if evaluation.overall.users:
                 self._out.report({prefix + name: value for name, value in evaluation.headline().items()})

@@ -23,7 +23,7 @@ class References(Stage):
     """
 
     name: ClassVar[str] = "references"
-    code_version: ClassVar[int] = 1
+    code_version: ClassVar[int] = 2
     inputs: ClassVar[tuple[str, ...]] = ("prepare",)
     config: ReferencesConfig
 
@@ -42,7 +42,7 @@ class References(Stage):
         _require_packages(self.config)
         prepare = inputs["prepare"]
         catalogue = Catalogue.read(prepare)
-        with Measure(prepare, catalogue, self.config, out, self.context.run) as measure:
+        with Measure(prepare, catalogue, self.config, out, self.context.run, self.context.seed) as measure:
             popularity = catalogue.counts.float()
             measure(POPULARITY, lambda batch: StaticScorer(popularity, len(batch)))
             if self._knn_is_possible(catalogue.num_items):

@@ -23,7 +23,8 @@ from esans.retrieval.ragged import Ragged
 
 KS = (10, 50, 200)
 NDCG_K = 50
-_ONE = 1 << 30
+# Values of metrics are added up as multiples of 1 / ONE.
+ONE = 1 << 30
 
 # Ranks up to this one have a bin of their own in the histogram; bin 0 is "cannot be found", the last one is "beyond".
 HISTOGRAM_RANKS = 1024
@@ -84,7 +85,7 @@ class MetricSums:
 
     def means(self) -> dict[str, float]:
         """Mean of every metric over the users; NaN without users."""
-        return {name: int(total) / _ONE / self.users if self.users else math.nan for name, total in zip(self.names, self.sums, strict=True)}
+        return {name: int(total) / ONE / self.users if self.users else math.nan for name, total in zip(self.names, self.sums, strict=True)}
 
     def standard_errors(self) -> dict[str, float]:
         """Standard error of every mean, from the variance between users; NaN below two users."""
@@ -93,8 +94,8 @@ class MetricSums:
             if self.users < 2:
                 result[name] = math.nan
                 continue
-            mean = int(total) / _ONE / self.users
-            variance = max(int(square) / _ONE / self.users - mean**2, 0.0) * self.users / (self.users - 1)
+            mean = int(total) / ONE / self.users
+            variance = max(int(square) / ONE / self.users - mean**2, 0.0) * self.users / (self.users - 1)
             result[name] = math.sqrt(variance / self.users)
         return result
 
@@ -117,16 +118,17 @@ def ranking_metrics(ranks: Ragged, ks: Sequence[int] = KS, ndcg_k: int = NDCG_K)
     bins = ranks.values.cpu().clamp_max(HISTOGRAM_RANKS + 1)
     return MetricSums(
         names=tuple(per_user),
-        sums=_fixed_sum(values_MU),
-        squares=_fixed_sum(values_MU**2),
+        sums=fixed(values_MU).sum(1),
+        squares=fixed(values_MU**2).sum(1),
         users=int(counted.sum()),
         targets=len(bins),
         histogram=torch.bincount(bins, minlength=HISTOGRAM_RANKS + 2),
     )
 
 
-def _fixed_sum(values_MU: Tensor) -> Tensor:
-    return (values_MU * _ONE).round().to(torch.int64).sum(1)
+def fixed(values: Tensor) -> Tensor:
+    """Values as int64 multiples of 2^-30."""
+    return (values * ONE).round().to(torch.int64)
 
 
 def reduce_sums(sums: Mapping[str, MetricSums], device: torch.device | str = "cpu") -> dict[str, MetricSums]:

@@ -12,33 +12,39 @@ from esans.retrieval.config import MetricsConfig
 from esans.retrieval.metrics import user_metrics
 from esans.retrieval.ragged import Ragged
 from esans.retrieval.users import UserBatch
+from esans.uri import join
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from esans.bundle import BundleWriter
 
 TABLE = "per_user"
 
 
 class PerUserFile:
-    """Streams rows into table `per_user` of a bundle, which holds it when the block ends well. Memory: one batch."""
+    """Streams rows into one file of a table, that of one rank. Memory: one batch. The order of rows in the table has no meaning.
 
-    def __init__(self, out: BundleWriter, config: MetricsConfig) -> None:
-        self._out, self._config = out, config
+    Args:
+        folder_uri: the table, `<data_uri>/per_user` of a bundle being written; adopt it there when every rank is done.
+        config: names the metrics.
+        rank: this process; an earlier start's file of the same rank is replaced.
+    """
+
+    def __init__(self, folder_uri: str, config: MetricsConfig, rank: int = 0) -> None:
+        self._uri, self._config, self._rank = folder_uri, config, rank
         self._stack = ExitStack()
 
     def __enter__(self) -> PerUserFile:
+        import fsspec
         import pyarrow.parquet as pq
 
-        path = self._stack.enter_context(self._out.local(f"{TABLE}/part-00000.parquet"))
-        self._writer = self._stack.enter_context(pq.ParquetWriter(path, per_user_schema(self._config), compression="zstd"))
+        filesystem, folder = fsspec.core.url_to_fs(self._uri)
+        filesystem.makedirs(folder, exist_ok=True)
+        stream = self._stack.enter_context(filesystem.open(join(folder, f"part-{self._rank:05d}.parquet"), "wb"))
+        self._writer = self._stack.enter_context(pq.ParquetWriter(stream, per_user_schema(self._config), compression="zstd"))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stack.__exit__(kind, error, trace)
-        if kind is None:
-            self._out.adopt(TABLE)
 
     def keeper(self, method: str, split: str) -> Callable[[UserBatch, Ragged], None]:
         """What to call with each batch of users and its ranks."""

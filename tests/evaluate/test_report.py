@@ -12,7 +12,7 @@ from rich.console import Console
 from esans.bundle import Bundle, BundleWriter
 from esans.evaluate.report import Comparison, MethodResult, terminal_table, write_report
 
-METRICS = {"recall@10": 0.1, "recall@50": 0.3, "recall@200": 0.5, "ndcg@50": 0.2, "mrr": 0.15, "hit_rate@50": 0.4}
+METRICS = {"recall@10": 0.1, "recall@50": 0.3, "recall@200": 0.5, "ndcg@50": 0.2, "mrr": 0.15, "hit_rate@50": 0.4, "novelty@50": 9.5}
 
 
 def metrics(out: BundleWriter, methods: dict[str, float]) -> None:
@@ -23,6 +23,7 @@ def metrics(out: BundleWriter, methods: dict[str, float]) -> None:
         ):
             for metric, value in METRICS.items():
                 row = {"method": method, "split": "test", "slice": name, "place": place, "label": label, "metric": metric}
+                row |= {"low": 0.1234 if metric == "recall@50" else float("nan"), "high": 0.5678}
                 rows.append({**row, "value": value * factor, "standard_error": 0.01 if place else float("nan"), "users": 12, "targets": 30})
     out.write_arrow("metrics", pa.Table.from_pylist(rows))
 
@@ -77,6 +78,8 @@ def test_the_page_holds_every_method_picture_and_bundle_and_no_outside_address(t
         "1,234 items",
         "Last &amp; first.",
         "12,346",
+        "0.1234 to 0.5678",
+        "<th>Hit rate@50</th><th>Novelty@50</th>",
     ):
         assert text in page
     assert page.count("<svg") == 6 == page.count("</svg>")
@@ -115,6 +118,7 @@ def test_the_terminal_table_has_the_columns_of_the_quickstart(comparison):
     assert "0.4500" in lines[0]
     assert [row.name for row in comparison.rows] == ["popularity", "item-kNN", "uniform", "esans"]
     assert comparison.rows[2].as_dict()["recall@50"] == pytest.approx(0.3)
+    assert comparison.rows[2].as_dict()["intervals"] == {"recall@50": [0.1234, 0.5678]}
 
 
 def test_the_narrow_table_fits_into_eighty_columns(comparison):

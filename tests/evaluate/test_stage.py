@@ -5,13 +5,12 @@ from __future__ import annotations
 import pytest
 
 from esans.bundle import BundleWriter
-from esans.config import build
+from esans.config import build, to_dict
 from esans.errors import ConfigError
 from esans.evaluate.config import EvaluateConfig
 from esans.evaluate.stage import Evaluate
 from esans.references.config import ReferencesConfig
 from esans.references.stage import References
-from esans.retrieval.encode import pick_device
 from tests.retrieval.small import RecordingRun, Stub, context, random_users, write_prepare
 
 
@@ -24,7 +23,7 @@ def inputs(tmp_path, monkeypatch):
     train = BundleWriter(str(tmp_path / "train" / "x"), "train", "x")
     with train.local("model") as folder:
         folder.mkdir()
-    monkeypatch.setattr("esans.model.files.load", lambda folder, device="cpu": Stub(48))
+    monkeypatch.setattr("esans.evaluate.worker.load", lambda folder, device="cpu": Stub(48))
     done = {"code_version": 1, "config": {}, "inputs": {}}
     return {"prepare": prepare, "train": train.finish(**done), "references": references.finish(**done)}
 
@@ -44,11 +43,17 @@ def test_tables_figures_and_plots_of_a_model(tmp_path, inputs):
     assert bundle.table("per_user").schema == inputs["references"].table("per_user").schema
 
 
-def test_a_gpu_that_is_not_there_is_named():
+def test_a_gpu_that_is_not_there_is_named(tmp_path, inputs):
     import torch
 
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
+    out = BundleWriter(str(tmp_path / "evaluate" / "x"), "evaluate", "x")
     with pytest.raises(ConfigError) as error:
-        pick_device("cuda", "evaluate.device")
-    assert str(error.value) == "evaluate.device = 'cuda': torch sees no GPU here. Set evaluate.device=auto or evaluate.device=cpu."
+        Evaluate(build(EvaluateConfig, {"launch": {"device": "cuda"}}), context(tmp_path)).run(inputs, out)
+    assert str(error.value) == "evaluate.launch.device = 'cuda': this machine has no GPU that torch can use. Use auto or cpu."
+
+
+def test_processes_do_not_change_what_an_evaluation_is():
+    covered = [to_dict(build(EvaluateConfig, {"launch": {"processes": n}}), results_only=True) for n in (1, 3)]
+    assert covered[0] == covered[1]

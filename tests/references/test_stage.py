@@ -23,7 +23,7 @@ def test_both_references_stand_in_the_tables_and_the_winner_is_stated(tmp_path):
     bundle, log = run(tmp_path, write_prepare(tmp_path, random_users(2, 40, 48), 48))
     metrics = bundle.table("metrics").arrow().to_pylist()
     assert {row["method"] for row in metrics} == {"popularity", "itemknn"}
-    assert {row["slice"] for row in metrics} == {"all", "popularity", "history"}
+    assert {row["slice"] for row in metrics} == {"all", "popularity", "history", "cold"}
     per_user = bundle.table("per_user").arrow().to_pylist()
     assert len(per_user) == 2 * 80
     assert {"recall_at_50", "ndcg_at_50", "mrr"} <= set(per_user[0])

@@ -66,7 +66,7 @@ class Stub(torch.nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(0)
         self.vectors = torch.nn.functional.normalize(torch.randn(num_items, dim, generator=generator), dim=1)
-        self.dim, self.num_items, self.history_length = dim, num_items, history_length
+        self.dim, self.num_items, self.num_users, self.history_length = dim, num_items, 1 << 40, history_length
 
     def encode_items(self, item_idx: torch.Tensor) -> torch.Tensor:
         return self.vectors[item_idx]
