@@ -19,13 +19,14 @@ class Export(Stage):
     """Vectors, a faiss index with its measured recall, both towers, what changed since an earlier export, and the registered model."""
 
     name: ClassVar[str] = "export"
-    code_version: ClassVar[int] = 2
+    code_version: ClassVar[int] = 3
     inputs: ClassVar[tuple[str, ...]] = ("prepare", "train")
     config: ExportConfig
 
     def run(self, inputs: Inputs, out: BundleWriter) -> None:
-        """Tables `item_vectors`, `user_vectors` and what changed in them; folders `retriever` and `towers`; a version in the registry."""
-        from esans.export.index import build_index, index_kind, measure_index
+        """Tables `item_vectors`, `user_vectors` and what changed in them, `ann`; folders `retriever`, `towers`; a version in the registry."""
+        from esans.export.ann import measure_export
+        from esans.export.index import build_index
         from esans.export.retriever import write_folder
         from esans.export.sample import UserSample
         from esans.export.vectors import read_item_ids, write_item_vectors, write_user_vectors
@@ -47,11 +48,7 @@ class Export(Stage):
                 sample.read(prepare, model, config.user_batch, device)
             offered = vectors[catalogue.available.to(device)]
             index = build_index(offered.cpu().numpy(), config.index, self.context.seed)
-            quality = measure_index(index, sample.vectors.to(device), offered, config.index.measured_k)
-            kind, k = index_kind(config.index, len(offered)), config.index.measured_k
-            say(f"  {kind} index of {len(offered):,} items: recall@{k} {quality.recall:.4f}, {quality.queries_per_second:,.0f} queries/s")
-            out.report({f"index_recall@{k}": quality.recall, "index_queries_per_second": quality.queries_per_second})
-            out.state({"index": kind, "indexed_items": len(offered), "dim": vectors.shape[1]})
+            measure_export(index, config.index, sample.vectors.to(device), offered, out, self.context.run.figure)
             self._write_delta(inputs, out)
             self._write_towers(out, model)
             # Last: nothing that can fail comes after a version is in the registry.

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from esans.export.ann import Truth
 from esans.export.config import IndexConfig
-from esans.export.index import build_index, index_kind, measure_index
+from esans.export.index import build_index, index_kind
 
 
 def unit(rows: int, dim: int, seed: int) -> torch.Tensor:
@@ -22,9 +23,9 @@ def test_the_type_follows_the_size(size, kind):
 
 def test_a_flat_index_loses_nothing_even_where_items_are_equal():
     vectors = unit(300, 16, 0)[torch.arange(900) % 300]
-    quality = measure_index(build_index(vectors.numpy(), IndexConfig(), 0), unit(50, 16, 1), vectors, 50)
-    assert quality.recall == 1.0
-    assert quality.queries_per_second > 0
+    recall, speed = Truth(unit(50, 16, 1), vectors, 50).measure(build_index(vectors.numpy(), IndexConfig(), 0))
+    assert recall == 1.0
+    assert speed > 0
 
 
 @pytest.mark.parametrize("kind", ["hnsw", "ivf"])
@@ -34,7 +35,7 @@ def test_the_measured_recall_of_an_approximate_index_is_its_overlap_with_a_full_
     _, found = index.search(queries.numpy(), 20)
     best = np.argsort(-(queries @ vectors.T).numpy(), axis=1)[:, :20]
     overlap = np.mean([len(set(a) & set(b)) / 20 for a, b in zip(found.tolist(), best.tolist(), strict=True)])
-    assert measure_index(index, queries, vectors, 20).recall == pytest.approx(overlap, abs=1e-3)
+    assert Truth(queries, vectors, 20).measure(index)[0] == pytest.approx(overlap, abs=1e-3)
     assert 0.2 < overlap < 1.0
 
 
@@ -47,4 +48,4 @@ def test_the_same_seed_builds_the_same_ivf_index():
 
 def test_more_is_asked_of_a_small_catalogue_than_it_holds():
     vectors = unit(5, 8, 0)
-    assert measure_index(build_index(vectors.numpy(), IndexConfig(), 0), unit(3, 8, 1), vectors, 50).recall == 1.0
+    assert Truth(unit(3, 8, 1), vectors, 50).measure(build_index(vectors.numpy(), IndexConfig(), 0))[0] == 1.0

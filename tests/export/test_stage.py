@@ -112,6 +112,7 @@ def test_vectors_carry_the_outside_ids_and_are_those_of_the_model(exported):
     assert bundle.facts["index"] == "flat"
     assert bundle.facts["indexed_items"] == ITEMS - len(UNAVAILABLE)
     assert bundle.figures["index_recall@50"] == 1.0
+    assert [row["kind"] for row in bundle.table("ann").arrow().to_pylist()] == ["exact", "flat"]
 
 
 def test_a_process_with_only_mlflow_torch_faiss_and_this_package_loads_the_champion_and_retrieves_for_raw_ids(exported):
