@@ -24,7 +24,7 @@ class Export(Stage):
     config: ExportConfig
 
     def run(self, inputs: Inputs, out: BundleWriter) -> None:
-        """Tables `item_vectors`, `user_vectors` and what changed in them, `ann`; folders `retriever`, `towers`; a version in the registry."""
+        """Tables `item_vectors`, `user_vectors`, what changed in them, `ann`; folders `retriever`, `towers`; a version in the registry."""
         from esans.export.ann import measure_export
         from esans.export.index import build_index
         from esans.export.retriever import write_folder
