@@ -9,6 +9,8 @@ PY := .venv/bin/python
 TESTS ?=
 # What `make setup` installs of setup.cfg's extras. A GPU machine: make setup EXTRAS=gpu,encoders
 EXTRAS ?= cpu
+# Whose commands `make package` prints: standalone, yarn or kubernetes.
+TARGET ?= standalone
 # Whose runs `make mlflow` shows.
 WORK ?= work
 
@@ -55,10 +57,8 @@ docs: develop ## The site of docs/ into build/site, warnings as errors
 mlflow: setup ## Open the MLflow UI on the quickstart's runs
 	$(PY) -m mlflow ui --backend-store-uri sqlite:///$(WORK)/mlflow.db
 
-package: setup ## dist/esans-*.whl to install, and the same as dist/esans.zip for --py-files
-	rm -rf build dist
-	$(PY) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
-	cp dist/esans-*.whl dist/esans.zip
+package: setup ## dist/: the wheel, esans.zip for --py-files, a packed environment for --archives, and the commands (TARGET=yarn)
+	@$(PY) -m esans.cli package --target $(TARGET)
 
 clean: ## Remove results and caches, keep .venv
 	rm -rf work build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache spark-warehouse metastore_db derby.log

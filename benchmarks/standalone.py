@@ -30,7 +30,9 @@ class Standalone:
 
 
 @contextmanager
-def standalone(folder: Path, *, workers: int, cores: int, memory: str, python_path: Path | None = None) -> Iterator[Standalone]:
+def standalone(
+    folder: Path, *, workers: int, cores: int, memory: str, python_path: Path | None = None, worker_options: str = ""
+) -> Iterator[Standalone]:
     """One master and some workers of `cores` cores each; logs and executors' files below `folder`.
 
     Args:
@@ -39,6 +41,7 @@ def standalone(folder: Path, *, workers: int, cores: int, memory: str, python_pa
         cores: of each.
         memory: of each, as Spark writes it.
         python_path: folder that executors and jobs import from; None leaves that to what is submitted.
+        worker_options: JVM options of the workers, as SPARK_WORKER_OPTS.
     """
     import pyspark
 
@@ -49,6 +52,8 @@ def standalone(folder: Path, *, workers: int, cores: int, memory: str, python_pa
     env |= {"JAVA_HOME": str(require_java()), "SPARK_HOME": str(home), "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_DAEMON_MEMORY": "256m"}
     # Shuffle files lie beside the rest of the work, not in whatever /tmp holds.
     env |= {"PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_DIRS": str(folder / "local")}
+    if worker_options:
+        env["SPARK_WORKER_OPTS"] = worker_options
     if python_path is not None:
         env["PYTHONPATH"] = str(python_path)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 #!/bin/sh
-# One image, several roles: master, worker, submit; driver and executor are how Spark starts its pods on Kubernetes.
+# One image, several roles: master, worker, submit, tracking (an MLflow server with users); driver and executor are how Spark starts its
+# pods on Kubernetes.
 set -eu
 
 role=${1:-master}
@@ -16,7 +17,7 @@ case $role in
     master)
         echo "$role" >"$state"
         exec "$SPARK_HOME/bin/spark-class" org.apache.spark.deploy.master.Master \
-            --port 7077 --webui-port "$master_page" "$@"
+            --port "${SPARK_MASTER_PORT:-7077}" --webui-port "$master_page" "$@"
         ;;
     worker) # worker spark://master:7077 [--cores N --memory 8g]
         echo "$role" >"$state"
@@ -25,6 +26,20 @@ case $role in
     submit) # submit --master ... /opt/esans/jobs/prepare.py --config ...
         echo "$role" >"$state"
         exec "$SPARK_HOME/bin/spark-submit" "$@"
+        ;;
+    tracking) # tracking --host 0.0.0.0 --port 5000: database, artifacts and the administrator's password come from MLFLOW_* variables
+        echo "$role" >"$state"
+        umask 077
+        auth=${TMPDIR:-/tmp}/esans-auth.ini
+        # Users lie in the same database. MLflow reads this file with interpolation, so a percent sign is written twice.
+        {
+            echo "[mlflow]"
+            echo "default_permission = ${MLFLOW_DEFAULT_PERMISSION:-READ}"
+            echo "database_uri = $(printf %s "$MLFLOW_BACKEND_STORE_URI" | sed 's/%/%%/g')"
+            echo "authorization_function = mlflow.server.auth:authenticate_request_basic_auth"
+            echo "grant_default_workspace_access = false"
+        } >"$auth"
+        MLFLOW_AUTH_CONFIG_PATH=$auth exec mlflow server --app-name basic-auth "$@"
         ;;
     driver)
         echo "$role" >"$state"
@@ -53,6 +68,9 @@ OPTIONS
             worker) page "http://127.0.0.1:$worker_page/json/" ;;
             *) exit 0 ;; # a job is no service: its exit code tells
         esac
+        ;;
+    page) # page http://127.0.0.1:5000/health: whether it answers
+        page "$1"
         ;;
     *)
         exec "$role" "$@"

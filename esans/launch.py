@@ -262,14 +262,45 @@ def _by_agent(work: str, spec_json: str, config: LaunchConfig, scratch_uri: str,
     raise LaunchFailed(f"{what} ended with exit code {code}; the first error of a rank stands above.")
 
 
+def _assigned_by_spark(config: LaunchConfig, spark: SparkSession, what: str) -> bool:
+    """Whether each process takes the GPU that Spark assigns to its task.
+
+    Raises:
+        ConfigError: GPUs are asked for and Spark assigns none, or shares one between tasks, where a process needs its own.
+    """
+    name = "spark.task.resource.gpu.amount"
+    amount = float(spark.sparkContext.getConf().get(name, "0"))
+    if config.device == "cpu" or (config.device == "auto" and not amount):
+        return False
+    if amount != 1:
+        raise ConfigError(
+            f"{name} = {amount:g}: {what} on Spark's executors needs one GPU a process. Submit it with --conf {name}=1 and "
+            "spark.executor.resource.gpu.amount (docs/cluster.md, GPUs), or set launch.device to cpu."
+        )
+    return True
+
+
+def _show_py_files(spark: SparkSession) -> None:
+    """Let what tasks start import what --py-files brought: it lies in an executor's folder, where only Spark's own workers look."""
+    files = spark.sparkContext.getConf().get("spark.submit.pyFiles", "")
+    names = [name.rsplit("/", 1)[-1] for name in files.split(",") if name]
+    # A lone module is found by its folder.
+    places = dict.fromkeys("." if name.endswith(".py") else name for name in names)
+    known = spark.sparkContext.environment.get("PYTHONPATH", "")
+    spark.sparkContext.environment["PYTHONPATH"] = os.pathsep.join([*places, *([known] if known else [])])
+
+
 def _by_spark(work: str, spec_json: str, config: LaunchConfig, scratch_uri: str, spark: SparkSession, what: str) -> None:
     """TorchDistributor knows no restarts: the job submits the work again."""
     from pyspark.ml.torch.distributor import TorchDistributor
 
     local = spark.sparkContext.master.startswith("local")
+    gpus = config.device == "cuda" if local else _assigned_by_spark(config, spark, what)
+    if not local:
+        _show_py_files(spark)
     failures.clear(scratch_uri)
     for submission in range(config.max_restarts + 1):
-        distributor = TorchDistributor(num_processes=config.processes, local_mode=local, use_gpu=config.device == "cuda")
+        distributor = TorchDistributor(num_processes=config.processes, local_mode=local, use_gpu=gpus)
         try:
             distributor.run(run_guarded, work, spec_json, scratch_uri, submission)
             return

@@ -66,8 +66,10 @@ def entrypoint(tmp_path: Path, *arguments: str, **environ: str) -> subprocess.Po
     fake = tmp_path / "spark" / "bin"
     fake.mkdir(parents=True, exist_ok=True)
     for program in (fake / "spark-class", fake / "spark-submit", tmp_path / "java"):
-        program.write_text('#!/bin/sh\necho "$(basename "$0") $*"\nsleep "${LINGER:-0}"\n')
-        program.chmod(0o755)
+        # A program that still runs cannot be written.
+        if not program.exists():
+            program.write_text('#!/bin/sh\necho "$(basename "$0") $*"\nsleep "${LINGER:-0}"\n')
+            program.chmod(0o755)
     env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SPARK_HOME": str(tmp_path / "spark"), "TMPDIR": str(tmp_path), **environ}
     return subprocess.Popen([str(ENTRYPOINT), *arguments], env=env, stdout=subprocess.PIPE, text=True, start_new_session=True)
 

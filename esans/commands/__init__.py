@@ -10,4 +10,5 @@ COMMANDS: Mapping[str, str] = {
     "compare": "evaluated runs side by side, with intervals and paired tests: esans compare RUN RUN...",
     "validate": "check both raw tables and print a report",
     "deliver": "send MLflow what it could not be sent before: esans deliver WORK_DIR",
+    "package": "build what a cluster needs and print its spark-submit commands: esans package --target yarn",
 }

@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,13 +67,15 @@ class SparkCluster:
     env: Mapping[str, str]
     py_files: Path
 
-    def submit(self, script: Path, *arguments: str, cwd: Path, timeout: float = 500) -> subprocess.CompletedProcess[str]:
-        """spark-submit as docs/cluster.md writes it, from a folder that is not the clone."""
+    def submit(
+        self, script: Path, *arguments: str, cwd: Path, options: Sequence[str] = (), timeout: float = 500
+    ) -> subprocess.CompletedProcess[str]:
+        """spark-submit as docs/cluster.md writes it, from a folder that is not the clone; a later one of two equal options wins."""
         command = [self.spark_submit, "--master", self.master, "--py-files", str(self.py_files)]
         command += ["--executor-memory", "700m", "--driver-memory", "1g"]
         command += ["--conf", "spark.ui.enabled=false", "--conf", "spark.driver.host=127.0.0.1"]
         # Jobs of seconds never repay the optimising compiler.
         quick = "-XX:TieredStopAtLevel=1"
         command += ["--conf", f"spark.driver.extraJavaOptions={quick}", "--conf", f"spark.executor.extraJavaOptions={quick}"]
-        command += [str(script), *arguments]
+        command += [*options, str(script), *arguments]
         return subprocess.run(command, cwd=cwd, env=dict(self.env), capture_output=True, text=True, timeout=timeout, check=False)
