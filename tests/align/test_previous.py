@@ -28,7 +28,15 @@ def clouds():
 def first(tmp_path_factory, clouds):
     folder = tmp_path_factory.mktemp("align")
     text, behaviour = (rows[:N] for rows in clouds)
-    return run_stage(Align, folder, {"features": features(folder, {"text": text, "behaviour": behaviour})}, dim=8, epochs=6, batch_size=32, learning_rate=0.03)
+    return run_stage(
+        Align,
+        folder,
+        {"features": features(folder, {"text": text, "behaviour": behaviour})},
+        dim=8,
+        epochs=6,
+        batch_size=32,
+        learning_rate=0.03,
+    )
 
 
 def test_frozen_heads_give_old_items_the_same_bits_and_project_what_is_new_or_changed(first, clouds, tmp_path, capsys):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +9,7 @@ import pytest
 
 from benchmarks.processes import free_port
 from benchmarks.standalone import standalone
+from esans.packing import build_wheel
 from tests.integration.processes import ROOT, SparkCluster, mlflow_service
 from tests.integration.slice import write_slice
 
@@ -31,28 +29,9 @@ def retail_slice(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def py_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """esans.zip as `make package` makes it: the wheel under the name that Spark takes."""
+    """esans.zip as `esans package` makes it: the wheel under the name that Spark takes."""
     folder = tmp_path_factory.mktemp("package")
-    source = folder / "source"
-    source.mkdir()
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source / name)
-    shutil.copytree(ROOT / "esans", source / "esans", ignore=shutil.ignore_patterns("__pycache__"))
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "--wheel-dir",
-        str(folder),
-        str(source),
-    ]
-    subprocess.run(command, check=True, timeout=120)
-    (wheel,) = folder.glob("esans-*.whl")
-    return wheel.rename(folder / "esans.zip")
+    return build_wheel(ROOT, folder).rename(folder / "esans.zip")
 
 
 @pytest.fixture(scope="session")
