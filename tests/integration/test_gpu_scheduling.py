@@ -60,6 +60,7 @@ def gpu_cluster(tmp_path_factory: pytest.TempPathFactory, py_files: Path) -> Ite
         yield SparkCluster(cluster.master, str(cluster.home / "bin" / "spark-submit"), cluster.env, py_files)
 
 
+@pytest.mark.timeout(600)
 def test_each_task_and_each_training_process_takes_the_gpu_that_spark_gave_it(gpu_cluster: SparkCluster, tmp_path: Path) -> None:
     (tmp_path / "probe.py").write_text(_PROBE)
     (tmp_path / "gpu_work.py").write_text(_WORK)

@@ -71,7 +71,7 @@ def test_executors_run_the_environment_that_spark_unpacks_for_them(environment: 
         assert all("/environment" in file for file in files)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_printed_script_runs_a_stage_on_a_standalone_cluster(spark_cluster: SparkCluster, retail_slice: Path, tmp_path: Path) -> None:
     sizes = ["--executor-memory", "700m", "--driver-memory", "1g", "--executors", "2", "--executor-cores", "1"]
     command = [sys.executable, "-m", "esans.cli", "package", "--no-environment", "--output", str(tmp_path / "dist"), *sizes]
