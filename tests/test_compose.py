@@ -80,7 +80,7 @@ def test_the_database_is_on_no_network_that_leaves_the_host(compose: dict[str, A
 
 def test_names_ports_and_folders_of_containers_move_to_loopback(tmp_path: Any) -> None:
     here = Loopback({5000: 15000, 5432: 15432, 7077: 17077}, tmp_path)
-    assert here.move("postgresql://mlflow:p0@postgres:5432/mlflow") == "postgresql://mlflow:p0@127.0.0.1:15432/mlflow"
+    assert here.move("postgresql+psycopg2://mlflow:p0@postgres:5432/mlflow") == "postgresql+psycopg2://mlflow:p0@127.0.0.1:15432/mlflow"
     assert here.move("spark://spark-master:7077") == "spark://127.0.0.1:17077"
     assert here.move("5000") == "15000"
     assert here.move("s3://mlflow") == "s3://mlflow"

@@ -131,9 +131,14 @@ def test_the_pipeline_runs_as_a_job_with_everything_on_s3_and_its_runs_in_the_da
 
 
 def psql(stack: Running, query: str) -> str:
-    uri = stack.env("mlflow")["MLFLOW_BACKEND_STORE_URI"]
+    uri = database_uri(stack)
     done = subprocess.run([stack.database / "psql", uri, "-Atc", query], capture_output=True, text=True, timeout=60, check=False)
     return succeeded(done).strip()
+
+
+def database_uri(running: Running) -> str:
+    """MLflow's database as PostgreSQL's own programs take it."""
+    return running.env("mlflow")["MLFLOW_BACKEND_STORE_URI"].replace("+psycopg2", "")
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +234,7 @@ def postgres(running: Running) -> Iterator[None]:
         command = [*unprivileged, "postgres", "-D", str(folder / "data"), "-p", str(running.here.ports[5432])]
         command += ["-c", "listen_addresses=127.0.0.1", "-k", str(folder), "-c", "fsync=off"]
         log = running.here.work / "postgres.log"
-        uri = running.here.environment(running.services["mlflow"])["MLFLOW_BACKEND_STORE_URI"]
+        uri = database_uri(running)
         with service(command, log, env) as process:
             wait_until_healthy(running, "postgres", process, log)
             server = uri.rpartition("/")[0] + "/postgres"
