@@ -120,8 +120,9 @@ def start_run(config: TrackingConfig, work_dir: str, name: str, parent_id: str |
     import mlflow
 
     # Its notes on every start and stop of a monitor would drown the progress of the stages.
-    for noisy in ("mlflow.system_metrics", "mlflow.store.db", "alembic"):
+    for noisy in ("mlflow.system_metrics", "mlflow.store.db", "mlflow.pyfunc", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     uri = resolve_uri(config, work_dir)
     chosen = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(uri)

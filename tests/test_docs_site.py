@@ -68,6 +68,8 @@ def test_every_page_has_one_place_in_the_navigation() -> None:
 @pytest.mark.parametrize("fault", ["[gone](gone.md)", "[gone](#gone)", "![gone](gone.png)", "# One\n\n### Three"])
 def test_a_dead_link_a_missing_picture_and_a_skipped_heading_fail_the_build(fault: str, tmp_path: Path) -> None:
     shutil.copy(DOCS / "conf.py", tmp_path)
+    (tmp_path / "index.md").write_text("# A page\n\n[here](index.md)\n")
+    assert site.build(tmp_path / "site", tmp_path) == 1
     (tmp_path / "index.md").write_text(f"# A page\n\n{fault}\n")
     assert site.build(tmp_path / "site", tmp_path) is None
 

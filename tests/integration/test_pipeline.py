@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from benchmarks.browser import Tab, browser
+from benchmarks.concepts import Step, draw
+from benchmarks.screenshots import compare, open_clusters, open_report
 from esans.bundle import Bundle
 from esans.flow import METHOD_STAGES, STAGES, Plan
 from esans.settings import Settings, Source
 from tests.integration.processes import run_job, succeeded
+from tools.browser import find_browser
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,7 +36,8 @@ class Chain:
     def __init__(self, config: Path, work_dir: Path, server: str) -> None:
         self.config, self.server = config, server
         self.arguments = [f"--work_dir={work_dir}", f"--tracking.uri={server}", f"--pipeline.methods=[{', '.join(METHODS)}]"]
-        self.first = succeeded(self.run())
+        done = self.run()
+        self.first, self.said = succeeded(done), done.stderr
 
     def run(self, *more: str) -> subprocess.CompletedProcess[str]:
         """jobs/pipeline.py with these settings and some more."""
@@ -68,6 +75,8 @@ def test_the_chain_ends_with_a_table_of_the_methods_and_a_report(chain: Chain) -
     report = Path(re.findall(r"report:\s+(\S+\.html)", chain.first)[0])
     assert "<html" in report.read_text()[:500].lower()
     assert f"mlflow ui --backend-store-uri {chain.server}" in chain.first
+    for noise in ("sc.setLogLevel", "Downloading artifacts", "INFO mlflow"):
+        assert noise not in chain.said
 
 
 def test_every_stage_and_method_is_a_finished_run_under_one_pipeline_run(chain: Chain, client: MlflowClient) -> None:
@@ -96,6 +105,63 @@ def test_figures_of_a_stage_are_metrics_of_its_run(chain: Chain, client: MlflowC
     metrics = client.get_run(bundle.facts["mlflow_run_id"]).data.metrics
     assert metrics["recall_at_50"] == pytest.approx(bundle.figures["recall@50"])
     assert 0 < metrics["recall_at_50"] < 1
+
+
+@pytest.fixture
+def tab() -> Iterator[Tab]:
+    """An empty page of a headless browser."""
+    if find_browser() is None:
+        pytest.skip("no Chromium is here: `make develop` gets one, by npm, Playwright or apt, and says why it could not")
+    with browser() as tab:
+        yield tab
+
+
+def test_mlflow_compares_the_methods_by_name_with_the_values_of_their_bundles_and_no_script_error(chain: Chain, tab: Tab) -> None:
+    bundles = {method: chain.bundle("evaluate", method) for method in METHODS}
+    shown = compare(tab, chain.server, [bundle.facts["mlflow_run_id"] for bundle in bundles.values()])
+    assert set(shown) == {f"evaluate-{method}" for method in METHODS}
+    for method, bundle in bundles.items():
+        for name in ("recall@10", "recall@50", "recall@200", "ndcg@50", "mrr"):
+            # The page shows three decimals.
+            assert shown[f"evaluate-{method}"][name.replace("@", "_at_")] == pytest.approx(bundle.figures[name], abs=0.00051), (
+                method,
+                name,
+            )
+    assert tab.errors == []
+
+
+def test_the_report_and_the_clusters_show_methods_values_and_pictures_in_a_browser_and_no_script_error(chain: Chain, tab: Tab) -> None:
+    (head, *rows), areas = open_report(tab, Path(re.findall(r"report:\s+(\S+\.html)", chain.first)[0]))
+    assert [row[0] for row in rows] == ["popularity", "item-kNN", *METHODS]
+    for row in rows:
+        if row[0] in METHODS:
+            figures = chain.bundle("evaluate", row[0]).figures
+            for name, value in zip(head[1:6], row[1:6], strict=True):
+                assert value.split(" ")[0] == f"{figures[name.lower()]:.4f}", (row[0], name)
+    assert len(areas) == 6
+    assert min(areas) > 10_000
+    with chain.bundle("cluster").local("clusters.html") as page:
+        shown = open_clusters(tab, page)
+    titles = chain.bundle("prepare").table("items").arrow(["title"]).column(0).to_pylist()
+    assert sum(title in shown for title in titles) > 5
+    assert "Easy" in shown
+    assert "Hard" in shown
+    assert tab.errors == []
+
+
+def test_a_page_that_fails_is_seen_to_fail(tab: Tab, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text("<table><tr><td>x</table><img src='gone.png'><script>console.error('said'); nothing()</script>")
+    open_report(tab, page)
+    for part in ("gone.png", "said", "nothing is not defined"):
+        assert any(part in error for error in tab.errors), tab.errors
+
+
+def test_the_pictures_of_the_concepts_are_drawn_from_the_bundles(chain: Chain, tmp_path: Path) -> None:
+    step = Step.read(chain.config, chain.arguments)
+    drawn = draw(step, tmp_path)
+    assert [path.stem for path in drawn] == ["flow", "clusters", "draws", "interpolation", "loss"]
+    assert step.titles[int(step.batch.target[step.row])].title()[:52] in html.unescape((tmp_path / "draws.svg").read_text())
 
 
 _RETRIEVE = """
