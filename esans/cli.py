@@ -107,7 +107,7 @@ def _guarded(work: Callable[[], None]) -> None:
         kind = "config error" if isinstance(error, ConfigError) else "error"
         for line in str(error).splitlines():
             print(f"{kind}: {line}" if not line.startswith(" ") else line, file=sys.stderr)
-        sys.exit(2 if isinstance(error, ConfigError) else 1)
+        sys.exit(error.exit_code)
     except Exception as error:
         file = unreadable_file(error)
         if file is None:

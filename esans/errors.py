@@ -4,9 +4,14 @@
 class EsansError(Exception):
     """Base of every error that names its own cure."""
 
+    exit_code = 1
+    """What the process that it ends exits with."""
+
 
 class ConfigError(EsansError):
     """A configuration key is unknown, has an impossible value, or contradicts another one."""
+
+    exit_code = 2
 
 
 class DataError(EsansError):

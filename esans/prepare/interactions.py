@@ -192,3 +192,11 @@ def _unix_seconds(raw: DataFrame, name: str, key: str, unit: str) -> tuple[Colum
         f"interactions: column {name!r} ({key}) has type {kind.simpleString()}; "
         "unix time, a timestamp, a date or an ISO text belongs there."
     )
+
+
+def utc_day(raw: DataFrame, config: InteractionsConfig) -> Column:
+    """Days since 1970-01-01 in UTC of every raw row; null where its time cannot be read. `config` maps a timestamp column."""
+    from pyspark.sql import functions as F
+
+    value, _ = _unix_seconds(raw, str(config.columns.timestamp), f"{_KEY}.columns.timestamp", config.timestamps.unit)
+    return F.floor(value / _DAY).cast("int")
