@@ -18,6 +18,7 @@ from esans.export.config import ExportConfig
 from esans.features.config import FeaturesConfig
 from esans.prepare.config import PrepareConfig
 from esans.references.config import ReferencesConfig
+from esans.retrain.config import RetrainConfig
 from esans.shards.config import ShardsConfig
 from esans.spark import SparkConfig
 from esans.tracking import TrackingConfig
@@ -71,6 +72,8 @@ class Settings:
     """Metrics over the whole catalogue."""
     export: ExportConfig = section(ExportConfig)
     """Index and registry."""
+    retrain: RetrainConfig = section(RetrainConfig)
+    """The scheduled run: checks, gates, lock and webhook."""
 
 
 @dataclasses.dataclass(frozen=True)

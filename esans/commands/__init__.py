@@ -9,6 +9,8 @@ COMMANDS: Mapping[str, str] = {
     "pipeline": "every stage in order, skipping what is up to date",
     "compare": "evaluated runs side by side, with intervals and paired tests: esans compare RUN RUN...",
     "validate": "check both raw tables and print a report",
+    "retrain": "the scheduled run: retrain as of a day, compare with the champion, publish what is not worse",
+    "rollback": "the previous champion serves again",
     "deliver": "send MLflow what it could not be sent before: esans deliver WORK_DIR",
     "package": "build what a cluster needs and print its spark-submit commands: esans package --target yarn",
 }

@@ -91,7 +91,9 @@ def opened(name: str, export: Bundle, item_ids: pa.Array, prepare: Bundle, devic
     with export.local("retriever") as folder:
         model: Any = load(folder / "model", device)
         items = pq.read_table(folder / "items.parquet", columns=[ITEM_ID, COUNT])
-    yield contender(name, model, items.column(ITEM_ID), items.column(COUNT).to_numpy(), item_ids, _shared_users(export, prepare, model), device)
+    yield contender(
+        name, model, items.column(ITEM_ID), items.column(COUNT).to_numpy(), item_ids, _shared_users(export, prepare, model), device
+    )
 
 
 def contender(

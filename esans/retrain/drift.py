@@ -46,9 +46,7 @@ def empty_by_nature(profile: Mapping[str, Any], as_of: datetime.date, reference_
     return bool(same) and bool(profile["interactions"]["days"]) and not any(day in profile["interactions"]["days"] for day in same)
 
 
-def findings(
-    profile: Mapping[str, Any], earlier: Mapping[str, Any] | None, config: DriftConfig, as_of: datetime.date
-) -> list[Finding]:
+def findings(profile: Mapping[str, Any], earlier: Mapping[str, Any] | None, config: DriftConfig, as_of: datetime.date) -> list[Finding]:
     """Judge a day that has interactions.
 
     Args:
@@ -70,66 +68,74 @@ def psi(reference: Sequence[int], day: Sequence[int]) -> float:
 def _interactions(
     found: Mapping[str, Any], earlier: Mapping[str, Any] | None, config: DriftConfig, as_of: datetime.date
 ) -> Iterator[Finding]:
-    table, day = "interactions", found["days"][str(as_of)]
+    check, day = _Checks("interactions", config), found["days"][str(as_of)]
     before = [entry for name, entry in found["days"].items() if name != str(as_of)]
-    rows = day["rows"]
-    mean = float(np.mean([entry["rows"] for entry in before])) if before else math.nan
+    rows, total = day["rows"], sum(entry["rows"] for entry in before)
     if before:
-        yield _between(table, "", f"rows of the day ({rows:,}) / mean of {len(before)} days ({mean:,.0f})", rows / mean,
-                       config.min_rows_ratio, config.max_rows_ratio, "min_rows_ratio", "max_rows_ratio")
-        for kind, bound in (("users", "max_new_users"), ("items", "max_new_items")):
-            share = day[f"new_{kind}"] / max(day[kind], 1)
-            yield _below(table, "", f"share of new {kind}", share, getattr(config, bound), bound)
-    yield _below(table, "", "share of rows with an unknown item", day["unknown_items"] / rows, config.max_unknown_items, "max_unknown_items")
-    total = sum(entry["rows"] for entry in before)
+        mean = total / len(before)
+        yield check.between(f"rows of the day ({rows:,}) / mean of {len(before)} days ({mean:,.0f})", rows / mean, "rows_ratio")
+        yield check.below("share of new users", day["new_users"] / max(day["users"], 1), "max_new_users")
+        yield check.below("share of new items", day["new_items"] / max(day["items"], 1), "max_new_items")
+    yield check.below("share of rows with an unknown item", day["unknown_items"] / rows, "max_unknown_items")
     for name, count in day["nulls"].items():
         usual = sum(entry["nulls"][name] for entry in before) / total if total else 0.0
-        yield _rise(table, name, "share of nulls", count / rows, usual, config.max_null_increase, "max_null_increase")
-    unreadable = found["unreadable_times"] - (earlier["interactions"]["unreadable_times"] if earlier is not None else 0)
+        yield check.rise("share of nulls", count / rows, usual, "max_null_increase", name)
     if earlier is not None:
-        yield _below(table, "", "new rows without a readable time / rows of the day", max(unreadable, 0) / rows,
-                     config.max_null_increase, "max_null_increase")
+        new = max(found["unreadable_times"] - earlier["interactions"]["unreadable_times"], 0)
+        yield check.below("new rows without a readable time / rows of the day", new / rows, "max_null_increase")
     usual = sum(entry["duplicates"] for entry in before) / total if total else 0.0
-    yield _rise(table, "", "share of repeated rows", day["duplicates"] / rows, usual, config.max_duplicate_increase, "max_duplicate_increase")
+    yield check.rise("share of repeated rows", day["duplicates"] / rows, usual, "max_duplicate_increase")
     for name, sides in found["distributions"].items():
-        yield _stable(table, name, sides["reference"], sides["day"], config)
+        yield check.stable(name, sides["reference"], sides["day"])
 
 
 def _items(found: Mapping[str, Any], earlier: Mapping[str, Any] | None, config: DriftConfig) -> Iterator[Finding]:
-    table, rows = "items", found["rows"]
-    old = earlier["items"] if earlier is not None else None
-    if old is not None and old["rows"]:
-        yield _between(table, "", f"rows ({rows:,}) / rows of the last published run ({old['rows']:,})", rows / old["rows"],
-                       config.min_items_ratio, config.max_items_ratio, "min_items_ratio", "max_items_ratio")
-    usual = old["duplicates"] / old["rows"] if old is not None and old["rows"] else 0.0
-    yield _rise(table, "", "share of repeated or missing item ids", found["duplicates"] / max(rows, 1), usual,
-                config.max_duplicate_increase, "max_duplicate_increase")
+    check, rows = _Checks("items", config), max(found["rows"], 1)
+    old = earlier["items"] if earlier is not None and earlier["items"]["rows"] else None
     if old is None:
+        yield check.rise("share of repeated or missing item ids", found["duplicates"] / rows, 0.0, "max_duplicate_increase")
         return
+    of_old = old["rows"]
+    yield check.between(f"rows ({found['rows']:,}) / rows of the last published run ({of_old:,})", found["rows"] / of_old, "items_ratio")
+    usual = old["duplicates"] / of_old
+    yield check.rise("share of repeated or missing item ids", found["duplicates"] / rows, usual, "max_duplicate_increase")
     for name, count in found["nulls"].items():
         if name in old["nulls"]:
-            yield _rise(table, name, "share of nulls", count / max(rows, 1), old["nulls"][name] / max(old["rows"], 1),
-                        config.max_null_increase, "max_null_increase")
+            yield check.rise("share of nulls", count / rows, old["nulls"][name] / of_old, "max_null_increase", name)
     for name, shape in found["distributions"].items():
         if name in old["distributions"] and old["distributions"][name]["edges"] == shape["edges"]:
-            yield _stable(table, name, old["distributions"][name]["counts"], shape["counts"], config)
+            yield check.stable(name, old["distributions"][name]["counts"], shape["counts"])
 
 
-def _below(table: str, column: str, what: str, value: float, bound: float, key: str) -> Finding:
-    return Finding(table, column, what, value, f"<= {bound:g}", f"{_KEY}.{key}", value <= bound)
+@dataclass(frozen=True)
+class _Checks:
+    """Figures of one table against the bounds of a config, by key."""
 
+    table: str
+    config: DriftConfig
 
-def _rise(table: str, column: str, what: str, value: float, usual: float, rise: float, key: str) -> Finding:
-    return Finding(table, column, what, value, f"<= {usual + rise:.4g} (usual {usual:.4g} + {rise:g})", f"{_KEY}.{key}", value <= usual + rise)
+    def below(self, what: str, value: float, key: str) -> Finding:
+        """At most the bound."""
+        bound = getattr(self.config, key)
+        return Finding(self.table, "", what, value, f"<= {bound:g}", f"{_KEY}.{key}", value <= bound)
 
+    def rise(self, what: str, value: float, usual: float, key: str, column: str = "") -> Finding:
+        """At most the bound above what is usual."""
+        rise = getattr(self.config, key)
+        bound = f"<= {usual + rise:.4g} (usual {usual:.4g} + {rise:g})"
+        return Finding(self.table, column, what, value, bound, f"{_KEY}.{key}", value <= usual + rise)
 
-def _between(table: str, column: str, what: str, value: float, low: float, high: float, low_key: str, high_key: str) -> Finding:
-    key = low_key if value < low else high_key
-    return Finding(table, column, what, value, f"{low:g} .. {high:g}", f"{_KEY}.{key}", low <= value <= high)
+    def between(self, what: str, value: float, key: str) -> Finding:
+        """Between min_<key> and max_<key>."""
+        low, high = (getattr(self.config, f"{end}_{key}") for end in ("min", "max"))
+        broken = f"min_{key}" if value < low else f"max_{key}"
+        return Finding(self.table, "", what, value, f"{low:g} .. {high:g}", f"{_KEY}.{broken}", low <= value <= high)
 
-
-def _stable(table: str, column: str, reference: Sequence[int], day: Sequence[int], config: DriftConfig) -> Finding:
-    enough = min(sum(reference), sum(day)) >= config.psi_min_rows
-    value = psi(reference, day) if sum(reference) and sum(day) else math.nan
-    what = "population stability index" + ("" if enough else f" (not judged: fewer than {config.psi_min_rows} rows)")
-    return Finding(table, column, what, value, f"<= {config.max_psi:g}", f"{_KEY}.max_psi", value <= config.max_psi if enough else None)
+    def stable(self, column: str, reference: Sequence[int], day: Sequence[int]) -> Finding:
+        """The population stability index of a column."""
+        config = self.config
+        enough = min(sum(reference), sum(day)) >= config.psi_min_rows
+        value = psi(reference, day) if sum(reference) and sum(day) else math.nan
+        what = "population stability index" + ("" if enough else f" (not judged: fewer than {config.psi_min_rows} rows)")
+        passed = value <= config.max_psi if enough else None
+        return Finding(self.table, column, what, value, f"<= {config.max_psi:g}", f"{_KEY}.max_psi", passed)

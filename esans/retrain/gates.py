@@ -74,11 +74,24 @@ def absolute(judgement: Judgement, num_available: int, config: GateConfig) -> li
     spread, least = judgement.spread[CHALLENGER], config.min_over_popularity * popular
     return [
         enough,
-        Verdict(f"recall@{config.k}", recall, f">= {least:.4g} ({config.min_over_popularity:g} x popularity)", "min_over_popularity",
-                recall >= least, users=users),
-        Verdict("share of the catalogue that is recommended", share, f">= {config.min_catalogue_share:g}", "min_catalogue_share",
-                share >= config.min_catalogue_share),
-        Verdict("spread of the user vectors", spread, f">= {config.min_user_spread:g}", "min_user_spread", spread >= config.min_user_spread),
+        Verdict(
+            f"recall@{config.k}",
+            recall,
+            f">= {least:.4g} ({config.min_over_popularity:g} x popularity)",
+            "min_over_popularity",
+            recall >= least,
+            users=users,
+        ),
+        Verdict(
+            "share of the catalogue that is recommended",
+            share,
+            f">= {config.min_catalogue_share:g}",
+            "min_catalogue_share",
+            share >= config.min_catalogue_share,
+        ),
+        Verdict(
+            "spread of the user vectors", spread, f">= {config.min_user_spread:g}", "min_user_spread", spread >= config.min_user_spread
+        ),
     ]
 
 

@@ -105,7 +105,9 @@ def judge(
     """
     slices = Slices.build(catalogue.counts, config.popularity_buckets, config.history_edges)
     judged = {name: Judged(name) for name in [*(one.name for one in contenders), POPULARITY]}
-    available = {one.name: (catalogue.available & one.known_N).to(device) for one in contenders} | {POPULARITY: catalogue.available.to(device)}
+    available = {one.name: (catalogue.available & one.known_N).to(device) for one in contenders} | {
+        POPULARITY: catalogue.available.to(device)
+    }
     popular = catalogue.counts.double().to(device) / max(int(catalogue.counts.max()), 1)
     sums = {one.name: [torch.zeros(one.vectors_ND.shape[1], dtype=torch.float64), 0] for one in contenders}
     users, stamps = [], []

@@ -232,7 +232,7 @@ class Lease:
         if not self._local:
             return False
         self._fs.makedirs(self._path, exist_ok=True)
-        stream = Path(self._path, "holder.flock").open("w")
+        stream = Path(self._path, "holder.flock").open("w")  # noqa: SIM115 (it stays open as long as the lease is held)
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -24,7 +24,7 @@ BINS = 10
 _EPOCH = datetime.date(1970, 1, 1)
 _ACCURACY = 10_000
 _CATEGORIES = 50
-_USER, _ITEM, _DAY, _BIN, _NOW = "__user", "__item", "__day", "__bin", "__now"
+_USER, _ITEM, _DAY, _BIN, _NOW, _KNOWN = "__user", "__item", "__day", "__bin", "__now", "__known"
 
 Profile = dict[str, Any]
 
@@ -48,6 +48,8 @@ def profile(
     Raises:
         DataError: a table or a mapped column is not there, or a file cannot be read.
     """
+    from pyspark.sql import functions as F
+
     tables = read_tables(spark, config)
     require_columns(tables["interactions"], interactions.mapped_columns(config.interactions), "interactions")
     extras = {name: tables[f"items.extra.{name}"] for name in config.items.extra}
@@ -56,7 +58,9 @@ def profile(
         about_items = _items(catalogue, config, (earlier or {}).get("items", {}).get("distributions", {}))
     with readable("interactions"):
         return {
-            "interactions": _interactions(tables["interactions"], catalogue.select(C.ITEM_ID), config, as_of, reference_days),
+            "interactions": _interactions(
+                tables["interactions"], catalogue.select(F.col(C.ITEM_ID).alias(_ITEM)).distinct(), config, as_of, reference_days
+            ),
             "items": about_items,
         }
 
@@ -73,15 +77,15 @@ def _interactions(raw: DataFrame, known: DataFrame, config: PrepareConfig, as_of
             _ITEM: as_id(raw, names.item_id, interactions.NAME, "prepare.interactions.columns.item_id"),
         }
     )
-    unreadable = rows.where(F.col(_DAY).isNull()).count()
+    # One pass over the file serves what follows.
+    rows = rows.persist()
     dated = rows.where(F.col(_DAY) <= last)
-    recent = dated.where(F.col(_DAY) >= last - reference_days).persist()
-    days = _by_day(recent, mapped)
-    for name, counts in {
-        "new_users": _first_days(dated, _USER, last - reference_days),
-        "new_items": _first_days(dated, _ITEM, last - reference_days),
-        "unknown_items": _counts(recent.join(known.distinct(), F.col(_ITEM) == F.col(C.ITEM_ID), "left_anti"), _DAY),
-    }.items():
+    recent = dated.where(F.col(_DAY) >= last - reference_days)
+    unreadable = rows.where(F.col(_DAY).isNull()).count()
+    lacking = recent.join(known.withColumn(_KNOWN, F.lit(True)), _ITEM, "left")
+    days = _by_day(lacking, mapped)
+    for name, key in (("new_users", _USER), ("new_items", _ITEM)):
+        counts = _first_days(dated, key, last - reference_days)
         for day, entry in days.items():
             entry[name] = counts.get(day, 0)
     distributions = {}
@@ -92,7 +96,7 @@ def _interactions(raw: DataFrame, known: DataFrame, config: PrepareConfig, as_of
             distributions[name] = _numbers_against(recent, value, last)
     if names.event is not None:
         distributions[names.event] = _words_against(recent, column(names.event).cast("string"), last)
-    recent.unpersist()
+    rows.unpersist()
     return {
         "days": {str(_EPOCH + datetime.timedelta(days=day)): entry for day, entry in sorted(days.items())},
         "unreadable_times": unreadable,
@@ -108,6 +112,7 @@ def _by_day(recent: DataFrame, mapped: Sequence[str]) -> dict[int, dict[str, Any
         F.countDistinct(_USER).alias("users"),
         F.countDistinct(_ITEM).alias("items"),
         F.countDistinct(F.xxhash64(*[column(name) for name in mapped])).alias("distinct"),
+        F.count(F.when(F.col(_KNOWN).isNull() & F.col(_ITEM).isNotNull(), 1)).alias("unknown"),
         *[F.count(F.when(_missing(recent, name), 1)).alias(f"null{place}") for place, name in enumerate(mapped)],
     ]
     found = recent.groupBy(_DAY).agg(*wanted).collect()
@@ -117,6 +122,7 @@ def _by_day(recent: DataFrame, mapped: Sequence[str]) -> dict[int, dict[str, Any
             "users": row["users"],
             "items": row["items"],
             "duplicates": row["rows"] - row["distinct"],
+            "unknown_items": row["unknown"],
             "nulls": {name: row[f"null{place}"] for place, name in enumerate(mapped)},
         }
         for row in found
@@ -193,8 +199,11 @@ def _items(catalogue: DataFrame, config: PrepareConfig, earlier: Mapping[str, An
     nulls = [F.count(F.when(_missing(catalogue, name), 1)).alias(f"null{place}") for place, name in enumerate(used)]
     rows = catalogue.persist()
     found = rows.agg(F.count(F.lit(1)).alias("rows"), F.countDistinct(C.ITEM_ID).alias("distinct"), *nulls).collect()[0]
-    values = {side.column: as_number(rows, side.column, "items", "prepare.items.side")[0] for side in config.items.side.values()
-              if side.kind == "number"}
+    values = {
+        side.column: as_number(rows, side.column, "items", "prepare.items.side")[0]
+        for side in config.items.side.values()
+        if side.kind == "number"
+    }
     for name in (config.items.columns.text_vector, config.items.columns.image_vector):
         if name is not None and isinstance(rows.schema[name].dataType, ArrayType):
             squares = F.aggregate(column(name), F.lit(0.0).cast("double"), lambda total, x: total + x.cast("double") * x.cast("double"))

@@ -56,6 +56,12 @@ class State:
         """Write a JSON document whole or not at all."""
         write_text(join(self.uri, f"{name}.json"), json.dumps(document, indent=1, default=str))
 
+    def forget(self, name: str) -> None:
+        """Remove a JSON document, if it is there."""
+        filesystem, path = fsspec.core.url_to_fs(join(self.uri, f"{name}.json"))
+        if filesystem.exists(path):
+            filesystem.rm_file(path)
+
     def finished_days(self) -> list[datetime.date]:
         """As-of days under this configuration that have a report, rising."""
         filesystem, path = fsspec.core.url_to_fs(self.root)

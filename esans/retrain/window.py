@@ -38,8 +38,14 @@ def write_window(
         seed: of that hash.
         folder: URI below which the bundle is written.
     """
-    covered = {"prepare": prepare.uri, "days": [str(day) for day in days], "max_users": max_users, "seed": seed,
-               "max_history": config.max_history, "code_version": _CODE_VERSION}
+    covered = {
+        "prepare": prepare.uri,
+        "days": [str(day) for day in days],
+        "max_users": max_users,
+        "seed": seed,
+        "max_history": config.max_history,
+        "code_version": _CODE_VERSION,
+    }
     fingerprint = digest(covered)
     uri = join(folder, "window", fingerprint)
     found = Bundle.find(uri)

@@ -1,0 +1,111 @@
+"""From a challenger that passed to the champion: registered, then moved alias by alias under the lease, champion last."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+from typing import TYPE_CHECKING, Any
+
+from esans.bundle import Bundle
+from esans.columns import HISTORY, SERVE
+from esans.export.aliases import CHALLENGER, CHAMPION, promote
+from esans.retrain.base import AS_OF, BUNDLE, STATE
+from esans.retrain.errors import Locked
+from esans.retrain.lease import Lease
+from esans.settings import Settings
+from esans.tracking import Run
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+# Tags of the registered model: the highest fencing token that published, and the version that it made champion.
+TOKEN, TOKEN_VERSION = "retrain_token", "retrain_champion"
+_EXAMPLES, _EXAMPLE_ITEMS = 3, 5
+
+
+def registered_version(client: MlflowClient, name: str, fingerprint: str) -> str | None:
+    """The version that an earlier attempt registered for this export bundle; None where there is none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = client.search_model_versions(f"name = '{name}'")
+    except MlflowException:
+        return None
+    versions = [int(one.version) for one in found if one.tags.get("fingerprint") == fingerprint and one.tags.get(BUNDLE)]
+    return str(max(versions)) if versions else None
+
+
+def register_challenger(
+    client: MlflowClient, run: Run, settings: Settings, export: Bundle, prepare: Bundle, as_of: datetime.date, state: str
+) -> str:
+    """The version of the export bundle, under the alias `challenger`; one that an earlier attempt registered is taken as it is."""
+    import dataclasses
+
+    from esans.export.registry import register
+
+    name, fingerprint = settings.export.registry.name, str(export.manifest["fingerprint"])
+    known = registered_version(client, name, fingerprint)
+    if known is not None:
+        client.set_registered_model_alias(name, CHALLENGER, known)
+        return known
+    tags = {"method": settings.method or "", BUNDLE: export.uri, "fingerprint": fingerprint, AS_OF: str(as_of), STATE: state}
+    config = dataclasses.replace(settings.export.registry, alias=CHALLENGER)
+    with export.local("retriever") as folder:
+        return register(run, folder, _examples(export, prepare), config, tags)
+
+
+def publish(client: MlflowClient, name: str, version: str, lease: Lease) -> str | None:
+    """Make a version the champion, if this process still holds the lease. Returns the champion until now, None for none.
+
+    The registry cannot compare and set. So the token goes before the aliases, and is looked at again after them: a process that was
+    paused for longer than its lease between two of these calls puts the newer champion back.
+
+    Raises:
+        Locked: another process holds the lease, or published under a higher token.
+    """
+    lease.verify()
+    _refuse_stale(client, name, lease)
+    client.set_registered_model_tag(name, TOKEN_VERSION, version)
+    client.set_registered_model_tag(name, TOKEN, str(lease.token))
+    lease.verify()
+    before = promote(client, name, version)
+    try:
+        lease.verify()
+        _refuse_stale(client, name, lease)
+    except Locked:
+        tags = client.get_registered_model(name).tags
+        if int(tags.get(TOKEN, "0")) > lease.token:
+            client.set_registered_model_alias(name, CHAMPION, tags[TOKEN_VERSION])
+        raise
+    return before
+
+
+def _refuse_stale(client: MlflowClient, name: str, lease: Lease) -> None:
+    newest = int(client.get_registered_model(name).tags.get(TOKEN, "0"))
+    if newest > lease.token:
+        raise Locked(f"models:/{name} was published under lease {newest}, and this process holds the older lease {lease.token}.")
+
+
+def _examples(export: Bundle, prepare: Bundle) -> list[list[str]]:
+    """A few short raw histories for the input example."""
+    import pyarrow.dataset as pads
+
+    from esans.columns import ITEM_ID, ITEM_IDX, SPLIT
+
+    rows: list[dict[str, Any]] = []
+    for batch in prepare.table("histories").dataset().to_batches(columns=[HISTORY], filter=pads.field(SPLIT) == SERVE):
+        rows += batch.slice(0, _EXAMPLES - len(rows)).to_pylist()
+        if len(rows) >= _EXAMPLES:
+            break
+    histories = [row[HISTORY][-_EXAMPLE_ITEMS:] for row in rows]
+    wanted = sorted({item for history in histories for item in history})
+    table = export.table("item_vectors").dataset().to_table(columns=[ITEM_IDX, ITEM_ID], filter=pads.field(ITEM_IDX).isin(wanted))
+    names = dict(zip(table.column(0).to_pylist(), table.column(1).to_pylist(), strict=True))
+    return [[names[item] for item in history] for history in histories]
+
+
+def describe(aliases: dict[str, str], name: str) -> str:
+    """What is served now, in words."""
+    with contextlib.suppress(KeyError):
+        return f"models:/{name}@{CHAMPION} is version {aliases[CHAMPION]}"
+    return f"models:/{name} has no {CHAMPION}"
