@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # Tags of a registered version.
 BUNDLE, AS_OF, STATE = "bundle", "as_of", "retrain_state"
+# As-of day of the last full run that the version goes back to, and the items of its catalogue.
+FULL_AS_OF, FULL_ITEMS = "full_as_of", "full_items"
 # Stages whose earlier bundle the next run may start from.
 STAGES = ("prepare", "features", "align", "cluster", "shards", "train")
 
@@ -34,16 +36,19 @@ class Base:
     """Of the run that made it; None where it was registered by hand."""
     state: str | None = None
     """Folder of that run."""
+    full_as_of: datetime.date | None = None
+    """As-of day of the last full run that it goes back to."""
+    full_items: int = 0
+    """Items of the catalogue of that run."""
 
     def dump(self) -> dict[str, Any]:
         """As JSON values."""
-        return {**asdict(self), "as_of": str(self.as_of) if self.as_of else None}
+        return {name: str(value) if isinstance(value, datetime.date) else value for name, value in asdict(self).items()}
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Base:
         """The inverse of `dump`."""
-        day = datetime.date.fromisoformat(values["as_of"]) if values["as_of"] else None
-        return cls(values["version"], values["bundles"], day, values["state"])
+        return cls(**{**values, "as_of": _day(values["as_of"]), "full_as_of": _day(values["full_as_of"])})
 
 
 def find_base(client: MlflowClient, name: str) -> Base | None:
@@ -65,5 +70,10 @@ def find_base(client: MlflowClient, name: str) -> Base | None:
             "version that has its bundles, or remove the alias to publish whatever passes the absolute gates."
         )
     made_of = {stage: uri for stage, uri in train.manifest["inputs"].items() if stage in STAGES}
-    day = datetime.date.fromisoformat(tags[AS_OF]) if AS_OF in tags else None
-    return Base(str(version), {**made_of, "train": train.uri, "export": export.uri}, day, tags.get(STATE))
+    bundles = {**made_of, "train": train.uri, "export": export.uri}
+    full = (_day(tags.get(FULL_AS_OF)), int(tags.get(FULL_ITEMS, 0)))
+    return Base(str(version), bundles, _day(tags.get(AS_OF)), tags.get(STATE), *full)
+
+
+def _day(text: str | None) -> datetime.date | None:
+    return None if text is None else datetime.date.fromisoformat(text)

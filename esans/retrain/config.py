@@ -8,8 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from esans.config import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Runtime, config, section
-
-Weekday = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
+from esans.retrain.rules import FullConfig
 
 
 @config
@@ -139,6 +138,10 @@ class RetrainConfig:
     """What --catch-up does about missed days: `every` runs each in order, `latest` the as-of day alone."""
     catch_up_days: Annotated[PositiveInt, Runtime] = 14
     """How many days back --catch-up looks at most. At least 1."""
+    incremental_epochs: PositiveInt | None = 1
+    """Most epochs of an incremental run, which goes on from the champion's weights; null takes train.epochs. At least 1."""
+    full: FullConfig = section(FullConfig)
+    """When a day is trained from the start."""
     drift: DriftConfig = section(DriftConfig)
     """Checks before training."""
     gate: GateConfig = section(GateConfig)

@@ -109,7 +109,7 @@ def judge(
         POPULARITY: catalogue.available.to(device)
     }
     popular = catalogue.counts.double().to(device) / max(int(catalogue.counts.max()), 1)
-    sums = {one.name: [torch.zeros(one.vectors_ND.shape[1], dtype=torch.float64), 0] for one in contenders}
+    totals = {one.name: torch.zeros(one.vectors_ND.shape[1], dtype=torch.float64) for one in contenders}
     users, stamps = [], []
     for day in days:
         for batch in user_batches(table, str(day), user_batch):
@@ -119,11 +119,11 @@ def judge(
             for one in contenders:
                 vectors, lost = one.users(batch, device)
                 judged[one.name].without_history += int(lost.sum())
-                sums[one.name] = [sums[one.name][0] + vectors.double().cpu().sum(0), sums[one.name][1] + len(batch)]
+                totals[one.name] += vectors.double().cpu().sum(0)
                 scorers[one.name] = one.scorer(vectors, lost)
             for name, scorer in scorers.items():
                 _rank(judged[name], scorer, batch, slices, available[name], config.k, item_chunk, device)
-    spread = {name: 1.0 - float((total / max(count, 1)).square().sum()) for name, (total, count) in sums.items()}
+    spread = {name: 1.0 - float((total / max(len(stamps), 1)).square().sum()) for name, total in totals.items()}
     keys = [(key.slice, key.label) for key in slices.keys]
     return Judgement(np.concatenate(users) if users else np.zeros(0, np.int64), np.array(stamps), judged, keys, spread)
 

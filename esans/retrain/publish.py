@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import datetime
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from esans.bundle import Bundle
 from esans.columns import HISTORY, SERVE
+from esans.config import build, to_dict
 from esans.export.aliases import CHALLENGER, CHAMPION, promote
-from esans.retrain.base import AS_OF, BUNDLE, STATE
+from esans.retrain.base import BUNDLE
 from esans.retrain.errors import Locked
 from esans.retrain.lease import Lease
 from esans.settings import Settings
@@ -36,11 +36,18 @@ def registered_version(client: MlflowClient, name: str, fingerprint: str) -> str
 
 
 def register_challenger(
-    client: MlflowClient, run: Run, settings: Settings, export: Bundle, prepare: Bundle, as_of: datetime.date, state: str
+    client: MlflowClient, run: Run, settings: Settings, export: Bundle, prepare: Bundle, tags: Mapping[str, str]
 ) -> str:
-    """The version of the export bundle, under the alias `challenger`; one that an earlier attempt registered is taken as it is."""
-    import dataclasses
+    """The version of the export bundle, under the alias `challenger`; one that an earlier attempt registered is taken as it is.
 
+    Args:
+        client: of the registry.
+        run: keeps the model as an artifact.
+        settings: name of the model, and the method.
+        export: what the model is made of.
+        prepare: histories for the input example.
+        tags: of the version, beside method, bundle and fingerprint.
+    """
     from esans.export.registry import register
 
     name, fingerprint = settings.export.registry.name, str(export.manifest["fingerprint"])
@@ -48,10 +55,10 @@ def register_challenger(
     if known is not None:
         client.set_registered_model_alias(name, CHALLENGER, known)
         return known
-    tags = {"method": settings.method or "", BUNDLE: export.uri, "fingerprint": fingerprint, AS_OF: str(as_of), STATE: state}
-    config = dataclasses.replace(settings.export.registry, alias=CHALLENGER)
+    all_tags = {"method": settings.method or "", BUNDLE: export.uri, "fingerprint": fingerprint, **tags}
+    config = build(type(settings.export.registry), {**to_dict(settings.export.registry), "alias": CHALLENGER})
     with export.local("retriever") as folder:
-        return register(run, folder, _examples(export, prepare), config, tags)
+        return register(run, folder, _examples(export, prepare), config, all_tags)
 
 
 def publish(client: MlflowClient, name: str, version: str, lease: Lease) -> str | None:
@@ -102,10 +109,3 @@ def _examples(export: Bundle, prepare: Bundle) -> list[list[str]]:
     table = export.table("item_vectors").dataset().to_table(columns=[ITEM_IDX, ITEM_ID], filter=pads.field(ITEM_IDX).isin(wanted))
     names = dict(zip(table.column(0).to_pylist(), table.column(1).to_pylist(), strict=True))
     return [[names[item] for item in history] for history in histories]
-
-
-def describe(aliases: dict[str, str], name: str) -> str:
-    """What is served now, in words."""
-    with contextlib.suppress(KeyError):
-        return f"models:/{name}@{CHAMPION} is version {aliases[CHAMPION]}"
-    return f"models:/{name} has no {CHAMPION}"

@@ -14,7 +14,7 @@ from esans.config import flatten, to_dict
 from esans.errors import ConfigError, DataError, EsansError
 from esans.flow import Plan, run_stage
 from esans.progress import headline, say
-from esans.retrain.base import Base, find_base
+from esans.retrain.base import AS_OF, STATE, Base, find_base
 from esans.retrain.drift import Finding, empty_by_nature, findings, is_empty
 from esans.retrain.errors import DataRefused, GateRefused, Locked
 from esans.retrain.gates import Verdict
@@ -141,22 +141,25 @@ class Retraining:
             self._nothing(f"version {base.version} of {self.name} serves, as of {base.as_of}: older data are not published over it.")
             return
         self.record.sources = self._sources()
-        if base is None or base.state != self.state.uri:
-            plan = self._plan(base)
-            if not self._check_data(plan.base):
-                return
+        kept = self.state.read("plan")
+        if kept is not None and base is not None and base.state == self.state.uri:
+            # It was published before it was cut off: only the report is missing.
+            plan = RunPlan.parse(kept)
         else:
-            plan = self._plan(None)
-        self.record.mode, self.record.why = plan.mode, plan.why
+            found = self._check_data(base)
+            if found is None:
+                return
+            plan = self._plan(kept, base, found["items"]["rows"])
+        self.record.mode, self.record.why = plan.kind, plan.reason
         self.record.base = plan.base.dump() if plan.base else None
-        say(f"  {plan.mode}: {plan.why}")
+        say(f"  {plan.kind} run: {plan.reason}")
         settings = plan.settings(self.source, self.method, self.as_of)
         with start_run(settings.tracking, settings.work_dir, f"retrain-{self.as_of}") as run:
             self.record.mlflow_run_id = run.run_id
-            run.tag(kind="retrain", as_of=str(self.as_of), method=self.method, mode=plan.mode)
+            run.tag(kind="retrain", as_of=str(self.as_of), method=self.method, mode=plan.kind)
             run.params(flatten(to_dict(settings.retrain), "retrain."))
             bundles = self._stages(settings, run)
-            self._judge_and_publish(client, run, settings, bundles, base, lease)
+            self._judge_and_publish(client, run, settings, bundles, base, plan, lease)
 
     def _sources(self) -> dict[str, Any]:
         """Fingerprints of the raw tables."""
@@ -167,19 +170,18 @@ class Retraining:
         except DataError as error:
             raise self._refused(str(error)) from None
 
-    def _plan(self, base: Base | None) -> RunPlan:
-        """The plan of the first attempt, kept: a later attempt finds the stages that it finished."""
-        kept = self.state.read("plan")
+    def _plan(self, kept: dict[str, Any] | None, base: Base | None, items: int) -> RunPlan:
+        """The plan of the first attempt, kept while the same model serves: a later attempt finds the stages that it finished."""
         if kept is not None:
-            return RunPlan.parse(kept)
-        plan = RunPlan("full", "there is no champion to start from", None)
-        if base is not None:
-            plan = RunPlan("full", "from the start, with the ids of the champion", base)
+            plan = RunPlan.parse(kept)
+            if (plan.base.version if plan.base else None) == (base.version if base else None):
+                return plan
+        plan = RunPlan.decide(self.dated, base, self.as_of, items)
         self.state.write("plan", plan.dump())
         return plan
 
-    def _check_data(self, base: Base | None) -> bool:
-        """Whether there is something to train on. Raises DataRefused where it should not be trained on."""
+    def _check_data(self, base: Base | None) -> dict[str, Any] | None:
+        """The profile of the data; None where there is nothing to do. Raises DataRefused where it should not be trained on."""
         from esans.retrain.profile import profile
 
         config, since = self.settings.retrain, time.time()
@@ -200,14 +202,14 @@ class Retraining:
             natural = empty_by_nature(found, self.as_of, config.drift.reference_days)
             if config.empty_day == "skip" or (config.empty_day == "auto" and natural):
                 self._nothing(f"{self.as_of:%A} {self.as_of} has no interactions" + (", like that weekday before it." if natural else "."))
-                return False
+                return None
             raise self._refused(f"interactions: no row of {self.as_of:%A} {self.as_of}, which is not usual (retrain.empty_day).")
         self.record.drift = findings(found, earlier, config.drift, self.as_of)
         bad = [one for one in self.record.drift if one.passed is False]
         if bad:
             raise self._refused("\n  ".join(one.describe() for one in bad))
         say(f"  data of {self.as_of}: {len(self.record.drift)} checks passed")
-        return True
+        return dict(found)
 
     def _refused(self, why: str) -> DataRefused:
         self.record.outcome = DATA_REFUSED
@@ -230,7 +232,7 @@ class Retraining:
         return bundles
 
     def _judge_and_publish(
-        self, client: Any, run: Run, settings: Settings, bundles: dict[str, Bundle], base: Base | None, lease: Lease
+        self, client: Any, run: Run, settings: Settings, bundles: dict[str, Bundle], base: Base | None, plan: RunPlan, lease: Lease
     ) -> None:
         from esans.retrain.publish import publish, register_challenger
         from esans.retrain.trial import trial
@@ -251,7 +253,9 @@ class Retraining:
             raise GateRefused(f"the challenger as of {self.as_of} is not published:\n  {lines}\n  Nothing was changed.")
         since = time.time()
         lease.verify()
-        version = register_challenger(client, run, settings, bundles["export"], bundles["prepare"], self.as_of, self.state.uri)
+        lineage = plan.lineage(self.as_of, int(bundles["prepare"].facts["num_items"]))
+        tags = {AS_OF: str(self.as_of), STATE: self.state.uri, **lineage}
+        version = register_challenger(client, run, settings, bundles["export"], bundles["prepare"], tags)
         self.record.challenger = version
         before = publish(client, self.name, version, lease)
         self.record.timed("publish", since)
