@@ -53,7 +53,7 @@ class RunPlan:
             settings.retrain.full,
             days_since_full=since,
             new_items=max(items - base.full_items, 0) / max(items, 1),
-            moved=bundles["cluster"].figures.get("moved") if "cluster" in bundles else None,
+            moved=bundles["cluster"].figures.get("drift.moved") if "cluster" in bundles else None,
             changed=changed_keys(before, now),
         )
         return cls(decision.kind, decision.reason, base)
