@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "benchmarks" / "retrain_replay.yaml"
 PLOT = ROOT / "docs" / "images" / "retrain_replay.png"
 COMMAND = "python -m benchmarks.retrain_replay"
-HISTORY_FROM, FIRST, DAYS = datetime.date(2011, 8, 1), datetime.date(2011, 11, 17), 14
+HISTORY_FROM, FIRST, DAYS = datetime.date(2011, 9, 1), datetime.date(2011, 11, 17), 14
 CORRUPT, KILLED = datetime.date(2011, 11, 22), datetime.date(2011, 11, 24)
 # How an arm differs: the rule that makes every run a full one.
 ARMS: Mapping[str, list[str]] = {"incremental": [], "full": ["--retrain.full.every_days=1"]}
