@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from esans.bundle import Bundle
+from esans.bundle import Bundle, digest
 from esans.columns import HISTORY, SERVE
 from esans.config import build, to_dict
 from esans.export.aliases import CHALLENGER, CHAMPION, promote
@@ -18,7 +18,7 @@ from esans.tracking import Run
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-# Tags of the registered model: the highest fencing token that published, and the version that it made champion.
+# Tags of the registered model: the fencing token that published last with its lock, and the version that it made champion.
 TOKEN, TOKEN_VERSION = "retrain_token", "retrain_champion"
 _EXAMPLES, _EXAMPLE_ITEMS = 3, 5
 
@@ -72,23 +72,33 @@ def publish(client: MlflowClient, name: str, version: str, lease: Lease) -> str 
     """
     lease.verify()
     _refuse_stale(client, name, lease)
-    client.set_registered_model_tag(name, TOKEN_VERSION, version)
-    client.set_registered_model_tag(name, TOKEN, str(lease.token))
+    mark(client, name, version, lease)
     lease.verify()
     before = promote(client, name, version)
     try:
         lease.verify()
         _refuse_stale(client, name, lease)
     except Locked:
-        tags = client.get_registered_model(name).tags
-        if int(tags.get(TOKEN, "0")) > lease.token:
-            client.set_registered_model_alias(name, CHAMPION, tags[TOKEN_VERSION])
+        if _newest(client, name, lease) > lease.token:
+            client.set_registered_model_alias(name, CHAMPION, client.get_registered_model(name).tags[TOKEN_VERSION])
         raise
     return before
 
 
+def mark(client: MlflowClient, name: str, version: str, lease: Lease) -> None:
+    """Write to the registered model which version this holder of the lease makes champion."""
+    client.set_registered_model_tag(name, TOKEN_VERSION, version)
+    client.set_registered_model_tag(name, TOKEN, f"{lease.token} {digest(lease.uri)}")
+
+
+def _newest(client: MlflowClient, name: str, lease: Lease) -> int:
+    """The token that published last under this lock; 0 for none. Tokens of the lock of another work directory do not compare."""
+    token, _, lock = client.get_registered_model(name).tags.get(TOKEN, "0 ").partition(" ")
+    return int(token) if lock == digest(lease.uri) else 0
+
+
 def _refuse_stale(client: MlflowClient, name: str, lease: Lease) -> None:
-    newest = int(client.get_registered_model(name).tags.get(TOKEN, "0"))
+    newest = _newest(client, name, lease)
     if newest > lease.token:
         raise Locked(f"models:/{name} was published under lease {newest}, and this process holds the older lease {lease.token}.")
 

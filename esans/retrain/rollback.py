@@ -5,7 +5,7 @@ from __future__ import annotations
 from esans.export.aliases import CHAMPION, current, rollback
 from esans.retrain.base import AS_OF
 from esans.retrain.lease import held
-from esans.retrain.publish import TOKEN, TOKEN_VERSION
+from esans.retrain.publish import mark
 from esans.retrain.state import FOLDER
 from esans.settings import Settings
 from esans.tracking import resolve_uri
@@ -27,8 +27,7 @@ def roll_back(settings: Settings) -> str:
         before = current(client, name, CHAMPION)
         version = rollback(client, name)
         # A publisher that slept through this must not restore what was taken back.
-        client.set_registered_model_tag(name, TOKEN_VERSION, version)
-        client.set_registered_model_tag(name, TOKEN, str(lease.token))
+        mark(client, name, version, lease)
     day = client.get_model_version(name, version).tags.get(AS_OF)
     served = f"models:/{name}@{CHAMPION} is version {version}" + (f", as of {day}" if day else "")
     if before == version:

@@ -53,6 +53,17 @@ def test_a_process_that_lost_the_lease_changes_nothing(client: MlflowClient, tmp
     newer.release()
 
 
+def test_a_new_work_directory_publishes_although_its_numbers_start_again(client: MlflowClient, tmp_path: Path) -> None:
+    for version in ("1", "2"):
+        mine = lease(tmp_path)
+        publish(client, NAME, version, mine)
+        mine.release()
+    moved = lease(tmp_path / "elsewhere")
+    assert moved.token == 1
+    assert publish(client, NAME, "3", moved) == "2"
+    moved.release()
+
+
 class _Paused(MlflowClient):
     """Sleeps through its lease right before the alias `champion` moves, while another process publishes."""
 
