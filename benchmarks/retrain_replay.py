@@ -134,23 +134,26 @@ def days_of(data: Path) -> tuple[pa.Table, dict[datetime.date, pa.Table]]:
     return history, later
 
 
-def replay(arm: Arm, history: pa.Table) -> None:
-    """Run every night that has no report yet."""
+def begin(arm: Arm, history: pa.Table) -> None:
+    """The first model, a full run in either arm."""
     if not (arm.raw / "history.parquet").exists():
         pq.write_table(history, arm.raw / "history.parquet")
     eve = FIRST - datetime.timedelta(days=1)
     if eve not in arm.reports() and arm.run(eve) != 0:
         raise SystemExit(f"{arm.name}: the first model was not published; see {arm.folder}/log.txt")
-    for day in nights():
-        if day in arm.reports() and arm.reports()[day]["outcome"] != "data refused":
-            continue
-        if day == CORRUPT and not arm.had("corrupt day"):
-            corrupt(arm, day)
-        arm.publish(day)
-        if day == KILLED and not arm.had("kill -9"):
-            killed(arm, day)
-        if arm.run(day) not in (0, 4):
-            raise SystemExit(f"{arm.name} {day}: see {arm.folder}/log.txt")
+
+
+def replay(arm: Arm, day: datetime.date) -> None:
+    """Run one night, unless it has its report."""
+    if day in arm.reports() and arm.reports()[day]["outcome"] != "data refused":
+        return
+    if day == CORRUPT and not arm.had("corrupt day"):
+        corrupt(arm, day)
+    arm.publish(day)
+    if day == KILLED and not arm.had("kill -9"):
+        killed(arm, day)
+    if arm.run(day) not in (0, 4):
+        raise SystemExit(f"{arm.name} {day}: see {arm.folder}/log.txt")
 
 
 def corrupt(arm: Arm, day: datetime.date) -> None:
@@ -296,9 +299,14 @@ def main() -> None:
         shutil.rmtree(work, ignore_errors=True)
     history, days = days_of(data)
     arms = {name: Arm(name, work / name, data, days) for name in options.arms}
-    for arm in arms.values():
-        if not options.report_only:
-            replay(arm, history)
+    if not options.report_only:
+        # Cut off by a time limit, it must not leave a job behind that holds the lock.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        for arm in arms.values():
+            begin(arm, history)
+        for day in nights():
+            for arm in arms.values():
+                replay(arm, day)
     results = {}
     for name, arm in arms.items():
         results[name] = next_day_recall(arm)

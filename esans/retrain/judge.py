@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from esans.config import build
 from esans.retrain.config import GateConfig
 from esans.retrain.contender import Contender
+from esans.retrieval.config import MetricsConfig
 from esans.retrieval.evaluation import Catalogue
 from esans.retrieval.metrics import user_metrics
 from esans.retrieval.scorers import Scorer, StaticScorer
-from esans.retrieval.slices import ALL, Slices
+from esans.retrieval.slices import Slices
 from esans.retrieval.topk import rank_and_retrieve
 from esans.retrieval.users import UserBatch, user_batches
 
@@ -103,7 +105,8 @@ def judge(
         item_chunk: items ranked at a time.
         device: where scores live.
     """
-    slices = Slices.build(catalogue.counts, config.popularity_buckets, config.history_edges)
+    cuts = {"ks": [config.k], "popularity_buckets": config.popularity_buckets, "history_edges": config.history_edges}
+    slices = Slices.build(catalogue.counts, build(MetricsConfig, cuts))
     judged = {name: Judged(name) for name in [*(one.name for one in contenders), POPULARITY]}
     available = {one.name: (catalogue.available & one.known_N).to(device) for one in contenders} | {
         POPULARITY: catalogue.available.to(device)
@@ -133,10 +136,10 @@ def _rank(
 ) -> None:
     targets, seen = batch.targets.to(device), batch.seen.to(device)
     ranks, ids = rank_and_retrieve(scorer, len(available), targets, seen, available, k, item_chunk)
-    for key, part in slices.cut(ranks, batch.targets, batch.seen.lengths):
-        if into.name == POPULARITY and key.slice != ALL:
-            continue
-        metrics = user_metrics(part, [k], k)
+    keys = slices.keys[:1] if into.name == POPULARITY else slices.keys
+    places = torch.stack(list(slices.places(ranks.rows, batch.targets.values, batch.seen.lengths)))
+    for place, key in enumerate(keys):
+        metrics = user_metrics(ranks.keep((places == place).any(0)), [k], k)
         into.add((key.slice, key.label), {"recall": metrics[f"recall@{k}"], "ndcg": metrics[f"ndcg@{k}"]})
     covered = torch.zeros(len(available), dtype=torch.bool) if into.covered is None else into.covered
     flat = ids.flatten().cpu()

@@ -41,7 +41,7 @@ def trial(settings: Settings, bundles: dict[str, Bundle], base: Base | None, as_
     from esans.retrieval.evaluation import Catalogue
 
     gate, prepare, export = settings.retrain.gate, bundles["prepare"], bundles["export"]
-    device = pick_device(settings.evaluate.device, "evaluate.device")
+    device = pick_device(settings.evaluate.launch.device, "evaluate.launch.device")
     spark, days = open_session(settings.spark, "esans"), window_days(as_of, settings.retrain.window_days)
     window = write_window(spark, prepare, settings.prepare, days, gate.max_users, settings.seed, folder)
     catalogue, item_ids = Catalogue.read(prepare), read_item_ids(prepare)

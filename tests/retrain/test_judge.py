@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -38,6 +39,15 @@ def models(old_items: int = ITEMS, shuffle: int | None = None) -> tuple[Contende
     counts = np.arange(ITEMS)
     own = IDS.take(pa.array(order.numpy()))
     return contender(CHALLENGER, new, IDS, counts, IDS, USERS), contender(CHAMPION, old, own, counts[order.numpy()], IDS, USERS)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other cost more than these sums on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
