@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from esans.bundle import Bundle
 from esans.errors import BundleError
 from esans.negatives.base import Batch
 from esans.train.loader import Loader
+from esans.train.prefetch import Ahead
 
 
 def loader_of(bundle: Bundle, rank: int = 0, world: int = 1, batch: int = 16, seed: int = 0, window: int = 3) -> Loader:
@@ -67,6 +70,25 @@ def test_a_trainer_that_stops_early_leaves_no_reader_behind(make_inputs: Callabl
     next(batches)
     batches.close()
     _no_reader_is_left()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere niceness is the whole process's")
+def test_the_readers_thread_and_those_it_starts_leave_the_cores_to_the_step() -> None:
+    def niceness() -> Iterator[int]:
+        yield os.getpriority(os.PRIO_PROCESS, 0)
+        yield from Ahead(lambda: iter([os.getpriority(os.PRIO_PROCESS, 0)]), 1)
+
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert list(Ahead(niceness, 2)) == [max(own, 10)] * 2
+    assert os.getpriority(os.PRIO_PROCESS, 0) == own
+
+
+def test_petastorms_idle_worker_looks_seldom_whether_it_shall_end(make_inputs: Callable[..., dict[str, Bundle]]) -> None:
+    next(iter(loader_of(make_inputs(examples=40)["shards"]).epoch(0)))
+    from petastorm.workers_pool import thread_pool
+
+    assert thread_pool.IO_TIMEOUT_INTERVAL_S == 0.02
+    assert "IO_TIMEOUT_INTERVAL_S" in thread_pool.WorkerThread.run.__code__.co_names, "what the worker waits by"
 
 
 def test_an_epoch_read_before_it_begins_is_the_same_and_what_is_not_used_is_given_up(make_inputs: Callable[..., dict[str, Bundle]]) -> None:
