@@ -66,8 +66,8 @@ class LoaderConfig:
     prefetch_batches: Annotated[PositiveInt, Runtime] = 8
     """Batches that the reader prepares ahead of the step, on the training device."""
     on_bad_shard: Literal["error", "skip"] = "error"
-    """What a corrupt or vanished shard does: `error` ends the run, naming file and row group; `skip` names it, counts its rows and
-    lets examples of weight 0 stand for them, so that all processes keep the same number of steps."""
+    """What a corrupt or vanished shard does: `error` ends the run, naming file and row group; `skip` names it, counts its rows
+    over all processes as `skipped_rows` of the run, and lets examples of weight 0 stand for them: steps stay as many in each."""
 
 
 @config

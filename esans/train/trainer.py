@@ -144,14 +144,14 @@ class Trainer:
                 if place + 1 < steps:
                     self._between_steps(watch)
                 self._at("reading of a batch")
-        seconds = time.perf_counter() - started
+        seconds, skipped = time.perf_counter() - started, self._skipped()
         if self.checkpoints is not None and epoch + 1 < self.config.epochs:
             # Read while validation runs; `train` closes what is not used.
             self.loader.prepare(self._age(epoch + 1))
         metrics = validate(self.model, self.users, self.device, self._at)
         speed = steps * self.config.batch_size / seconds
         record = {"epoch": epoch, "step": self.progress.step, "loss": watch.mean_loss(), "seconds": seconds, "examples_per_second": speed}
-        return record | {"seconds_per_step": seconds / max(steps, 1)} | metrics | watch.mean_figures()
+        return record | {"seconds_per_step": seconds / max(steps, 1)} | skipped | metrics | watch.mean_figures()
 
     def train_step(self, batch: Batch, epoch: int, place: int, steps: int, diagnose: bool) -> tuple[dict[str, Tensor], Tensor]:
         """One optimiser step on the weighted mean loss of all ranks and micro-batches; nothing here waits for the device."""
@@ -200,6 +200,16 @@ class Trainer:
                 f"validation {name} {record[name]:.4f}, "
                 f"{record['examples_per_second']:,.0f} examples/s, {record['seconds']:.1f} s{mark}"
             )
+
+    def _skipped(self) -> dict[str, float]:
+        """Rows of bad shards that this start of the training has skipped so far, over all ranks; empty where none may be."""
+        if not self.loader.skip_bad:
+            return {}
+        rows = torch.tensor(float(self.loader.skipped_rows), dtype=torch.float64, device=self.device)
+        if self.world_size > 1:
+            self._at("all_reduce of the rows skipped", waits=True)
+            dist.all_reduce(rows)
+        return {"skipped_rows": rows.item()}
 
     def _steps(self, epoch: int) -> int:
         """Steps of the whole epoch: a loader that was put back in the middle counts those that are left."""

@@ -147,16 +147,22 @@ def test_sigterm_leaves_a_checkpoint_of_the_step_it_came_in(
     same_run(tmp_path / "whole", tmp_path / "stopped")
 
 
-@pytest.mark.parametrize("groups", [[{"sampler": "uniform", "num_negatives": 8}], GROUPS])
-def test_two_processes_take_the_same_steps_and_agree_on_the_metrics(
-    make_inputs: Callable[..., dict[str, Bundle]], tmp_path: Path, tracking: str, groups: list[dict[str, Any]]
+@pytest.mark.parametrize(("groups", "on_bad_shard"), [([{"sampler": "uniform", "num_negatives": 8}], "skip"), (GROUPS, "error")])
+def test_two_processes_take_the_same_steps_and_agree_on_the_metrics_and_on_what_a_bad_shard_cost(
+    make_inputs: Callable[..., dict[str, Bundle]], tmp_path: Path, tracking: str, groups: list[dict[str, Any]], on_bad_shard: str
 ) -> None:
     inputs = make_inputs(examples=397)
-    config = config_of(negatives=groups, launch={"processes": 2, "threads": 1, "mode": "torchrun"}, epochs=2)
+    keys = {"launch": {"processes": 2, "threads": 1, "mode": "torchrun"}, "loader": {"on_bad_shard": on_bad_shard}}
+    config = config_of(negatives=groups, epochs=2, **keys)
+    examples = inputs["shards"].table("examples")
+    if on_bad_shard == "skip":
+        Path(examples.file_uris[2].removeprefix("file://")).write_bytes(b"no Parquet")
     spec = spec_of(tmp_path / "two", inputs, config, tracking)
     launch(spec.dump(), config.launch, spec.scratch_uri, None)
     two = records(tmp_path / "two")
     assert [record["step"] for record in two] == [13, 26], "397 examples in steps of 32, whatever the ranks hold"
+    lost = examples.files[2].rows
+    assert [record.get("skipped_rows") for record in two] == ([lost, 2 * lost] if on_bad_shard == "skip" else [None, None])
     # The model that two ranks trained, ranked by one process: the same integers, hence the same metrics.
     from esans.train.validation import ValidationUsers, validate
 
