@@ -59,30 +59,39 @@ class Gradients:
         self._share_state()
         for parameter in self.module.parameters():
             parameter.grad = None
-        total_weight = self._over_ranks(batch.weight.sum(), "all_reduce of the weights").clamp_min(1e-12)
-        sums, figures = [], {}
+        # Both sums travel while the towers are busy: a step would wait for each as long as for a small tensor's way through all ranks.
+        weight, total_weight = self._over_ranks(batch.weight.sum()), None
+        losses, figures = [], {}
         parts = micro_batches(batch, self.accumulate)
         for place, part in enumerate(parts):
             last = place + 1 == len(parts)
             self.at("forward pass", True)
             loss_B, figures = (self.wrapped if last else self.module)(part, generator, epoch, diagnose and last)
+            if total_weight is None:
+                total_weight = weight("all_reduce of the weights").clamp_min(1e-12)
             # DDP averages gradients over ranks; times the world size, the sum over ranks is the global weighted mean.
             loss = (loss_B * part.weight).sum() * self.world_size / total_weight
-            sums.append(loss.detach())
+            losses.append(loss.detach())
             if last:
+                total_loss = self._over_ranks(torch.stack(losses).sum())
                 self.at("all_reduce of the gradients", True)
                 loss.backward()
             else:
                 self.at("backward pass", True)
                 add_gradients(loss, [parameter for parameter in self.module.parameters() if parameter.requires_grad])
-        return self._over_ranks(torch.stack(sums).sum(), "all_reduce of the loss") / self.world_size, figures
+        return total_loss("all_reduce of the loss") / self.world_size, figures
 
-    def _over_ranks(self, value: Tensor, place: str) -> Tensor:
-        """Sum over all ranks."""
-        if self.world_size > 1:
-            self.at(place, True)
-            dist.all_reduce(value)
-        return value
+    def _over_ranks(self, value: Tensor) -> Callable[[str], Tensor]:
+        """Begin a sum over all ranks; what comes back waits for it, once told as which place."""
+        work = dist.all_reduce(value, async_op=True) if self.world_size > 1 else None
+
+        def total(place: str) -> Tensor:
+            if work is not None:
+                self.at(place, True)
+                work.wait()
+            return value
+
+        return total
 
     def _share_state(self) -> None:
         """What samplers and temperatures have learned on the first rank, for all; as a run resumed from a checkpoint has it."""

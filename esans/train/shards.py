@@ -16,7 +16,8 @@ from esans.train.state import Rows
 def data_parallel(module: nn.Module) -> DistributedDataParallel:
     """The module with the gradients of what every process holds averaged; sharded tables see to their own, and callers to buffers."""
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, list(sharded_tables(module)))
-    return DistributedDataParallel(module, static_graph=True, forward_sync_buffers=False)
+    # Gradients lie in the buckets, which saves a copy there and one back.
+    return DistributedDataParallel(module, static_graph=True, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
 
 def weights_of(module: nn.Module, state: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
