@@ -4,8 +4,8 @@
     python -m benchmarks.train_step --items 1000000
     python -m benchmarks.train_step --device cuda --batch 8192 --items 10000000 --peak-tflops 67 --peak-gbs 3350
 
-Without `--items`, over the shards of online_retail; with it, `methods` over a made-up catalogue of that size. All are ratios within
-one run, steps or epochs in turns. Every method encodes 15 item vectors an example beyond its positive: uniform 15 draws, mixed 15
+Without `--items`, over the shards of online_retail; with it, `methods` and `ranks` over a made-up catalogue of that size. All are ratios
+within one run, steps or epochs in turns. Every method encodes 15 item vectors an example beyond its positive: uniform 15 draws, mixed 15
 draws beside in-batch, esans 10 easy and 5 hard ones beside in-batch, all drawn for each example. The CPU takes `--threads` threads.
 `--peak-tflops` and `--peak-gbs` are the device's own, from its data sheet; then the share that the step reaches is printed.
 """
@@ -24,6 +24,7 @@ import torch
 
 from benchmarks.figures import FIGURES, record
 from benchmarks.training import breakdown, compare, encoding, ranks, streaming
+from benchmarks.training.ranks import Setting
 from benchmarks.training.setting import METHODS, MadeUp, batches_of, config_of, trainer_of
 from esans.bundle import Bundle
 from esans.train.trainer import Trainer
@@ -84,13 +85,41 @@ def streams(options: argparse.Namespace, inputs: dict[str, Bundle]) -> Figures:
 
 
 def processes(options: argparse.Namespace, inputs: dict[str, Bundle]) -> Figures:
-    """One process on a core against two, each with a batch of `--batch`, and each with half of it."""
-    found: Figures = {}
-    for name, rank_batch in (("train.two_ranks_speedup", options.batch), ("train.two_ranks_speedup_half_batches", None)):
-        one, two = ranks.measure(inputs, options.batch, rank_batch or options.batch // 2, 40, 2)
-        say(f"examples/s: one process {one:,.0f}; two, {rank_batch or options.batch // 2} examples each, {two:,.0f}: {two / one:.2f} x")
-        found[name] = (two / one, "ratio")
-    return found
+    """Two processes on a core each against one on one core: the same step, and as many examples a process."""
+    batch, items = options.batch, options.items
+    one, two = Setting(1, batch, items=items), Setting(2, batch, items=items)
+    settings = {"one process": one, "two": two, "two, no gather": Setting(2, batch, False, items=items)}
+    if not items:
+        settings |= {
+            "two, apart": Setting(2, batch, apart=True),
+            "one, twice the batch": Setting(1, 2 * batch),
+            "two, half": Setting(2, batch // 2),
+        }
+    found = ranks.measure(inputs, list(settings.values()), options.steps, max(1, options.rounds // 10))
+    speed = {name: found[setting].examples_per_second for name, setting in settings.items()}
+    rows = [
+        [name, setting.rank_batch, f"{speed[name]:,.0f}", f"{speed[name] / speed['one process']:.2f}"] for name, setting in settings.items()
+    ]
+    say(markdown(["processes", "examples each", "examples/s", "x one process"], rows))
+    say(
+        markdown(
+            ["part of a step", *(f"{name}, ms" for name in settings)],
+            breakdown.table({name: dict(found[setting].parts) for name, setting in settings.items()}),
+        )
+    )
+    suffix = f".{items}_items" if items else ""
+    figures = {
+        f"train.two_ranks_speedup_same_rank_batch{suffix}": speed["two"] / speed["one process"],
+        f"train.two_ranks_speedup_no_gather{suffix}": speed["two, no gather"] / speed["one process"],
+    }
+    if not items:
+        figures |= {
+            # The very same optimiser step: as many examples, and each user against the positives of all of them.
+            "train.two_ranks_speedup": speed["two"] / speed["one, twice the batch"],
+            "train.two_ranks_speedup_half_batches": speed["two, half"] / speed["one process"],
+            "train.two_ranks_apart": speed["two, apart"] / speed["one process"],
+        }
+    return {name: (value, "ratio") for name, value in figures.items()}
 
 
 def encodings(options: argparse.Namespace) -> None:
@@ -120,6 +149,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="of the training step on a CPU")
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=40, help="of a run of the part `ranks`")
     parser.add_argument("--examples", type=int, help="of an epoch of the part `streaming`; all by default")
     parser.add_argument("--parts", default="methods", help="of methods, streaming, ranks, encoding")
     parser.add_argument("--peak-tflops", type=float, default=0.0, help="of the device, in the precision of the towers")

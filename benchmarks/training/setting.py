@@ -67,7 +67,10 @@ class MadeUp:
 
     items: int
     batch: int
+    """Examples of a step in this process."""
     device: str
+    rank: int = 0
+    world_size: int = 1
 
     def trainer(self, config: TrainConfig) -> Trainer:
         """The trainer of a method, in training mode; it has no examples to read and no users to validate on."""
@@ -77,8 +80,8 @@ class MadeUp:
             model = TwoTower(config.model, self.items, 1, HISTORY, CONTENT, [24])
         model.set_content(*self.content)
         module = TrainStep(model, build_negatives(config, self.catalogue).to(device))
-        alone = cast(Loader, _Nothing())
-        trainer = Trainer(config, module, alone, cast(ValidationUsers, None), device, 0, tempfile.mkdtemp(), _silent)
+        nothing = cast(Loader, _Nothing(self.rank, self.world_size))
+        trainer = Trainer(config, module, nothing, cast(ValidationUsers, None), device, 0, tempfile.mkdtemp(), _silent)
         trainer.module.train()
         return trainer
 
@@ -87,7 +90,7 @@ class MadeUp:
         return list(islice(self._stream(), count))
 
     def _stream(self) -> Iterator[Batch]:
-        draw = torch.Generator().manual_seed(1)
+        draw = torch.Generator().manual_seed(1 + self.rank)
         while True:
             uniform = torch.rand((self.batch, KNOWN + 1), generator=draw, dtype=torch.float64)
             chosen = (uniform**_SKEW * self.items).long()
@@ -123,8 +126,11 @@ class MadeUp:
         return Catalogue(self.items, torch.from_numpy(np.diff(edges)).float(), clusters.to(self.device))
 
 
+@dataclass
 class _Nothing:
-    rank, world_size, wait_seconds = 0, 1, 0.0
+    rank: int
+    world_size: int
+    wait_seconds: float = 0.0
 
     def steps(self, epoch: int) -> int:
         return 1
