@@ -45,6 +45,7 @@ unit: develop ## Fast tests (TESTS=tests/prepare picks some)
 	$(PY) -m pytest -m "not integration" -n 2 --dist loadfile $(TESTS)
 
 integration: develop ## A real Spark cluster, a real MLflow server, killed processes
+	@sh tools/sharded.sh || { rm -rf .venv-sharded; echo 'no .venv-sharded: the test of sharded tables is skipped'; }
 	$(PY) -m pytest -m integration -n 2 --dist loadfile tests
 
 format: develop ## Put the code into its one format
