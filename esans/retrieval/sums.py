@@ -2,7 +2,7 @@
 
 Users fall into GROUPS groups by a hash of their index, whoever ranks them. A group's sum is an integer, so the sums of several
 processes are those of one, bit for bit. The bootstrap draws the groups instead of the users: the width of an interval is then known to
-about 1 / sqrt(2 * GROUPS), which is 2 %, and memory is GROUPS * (metrics + 1) * 8 bytes a slice (64 kB) for any number of users.
+about 1 / sqrt(2 * GROUPS), which is 2 %, and memory is about 80 kB a slice for any number of users.
 """
 
 from __future__ import annotations

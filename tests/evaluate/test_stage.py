@@ -31,14 +31,17 @@ def inputs(tmp_path, monkeypatch):
 def test_tables_figures_and_plots_of_a_model(tmp_path, inputs):
     log = RecordingRun()
     out = BundleWriter(str(tmp_path / "evaluate" / "x"), "evaluate", "x")
-    Evaluate(build(EvaluateConfig, {}), context(tmp_path, log, method="esans")).run(inputs, out)
+    Evaluate(build(EvaluateConfig, {"slices": ["available"]}), context(tmp_path, log, method="esans")).run(inputs, out)
     bundle = out.finish(code_version=1, config={}, inputs={})
     rows = bundle.table("metrics").arrow().to_pylist()
     assert {(row["method"], row["split"]) for row in rows} == {("esans", "validation"), ("esans", "test")}
     assert bundle.table("per_user").rows == 60
     overall = {row["metric"]: row["value"] for row in rows if row["slice"] == "all" and row["split"] == "test"}
     assert overall["recall@50"] == bundle.figures["recall@50"]
-    assert set(log.figures) == {"recall_by_popularity.png", "recall_by_history.png"}
+    assert set(log.figures) == {"recall_by_popularity.png", "recall_by_history.png", "recall_by_available.png"}
+    assert {row["label"] for row in rows if row["slice"] == "available"} == {"true"}
+    assert all(row["low"] <= row["value"] <= row["high"] for row in rows if row["metric"] == "recall@10" and row["users"] > 1)
+    assert {"coverage@50", "novelty@50", "popularity_lift@50"} <= set(overall)
     assert bundle.table("metrics").schema == inputs["references"].table("metrics").schema
     assert bundle.table("per_user").schema == inputs["references"].table("per_user").schema
 
