@@ -30,11 +30,13 @@ STAGES: Mapping[str, str] = {
     "export": "esans.export.stage:Export",
 }
 METHOD_STAGES = ("train", "evaluate", "export")
+# What runs by its own command alone, never in a pipeline.
+ON_DEMAND: Mapping[str, str] = {"recommend": "esans.recommend.stage:Recommend"}
 
 
 def stage_class(name: str) -> type[Stage]:
     """The class of a stage by its name."""
-    module, _, cls = STAGES[name].partition(":")
+    module, _, cls = {**STAGES, **ON_DEMAND}[name].partition(":")
     found: type[Stage] = getattr(import_module(module), cls)
     return found
 

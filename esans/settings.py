@@ -17,6 +17,7 @@ from esans.evaluate.config import EvaluateConfig
 from esans.export.config import ExportConfig
 from esans.features.config import FeaturesConfig
 from esans.prepare.config import PrepareConfig
+from esans.recommend.config import RecommendConfig
 from esans.references.config import ReferencesConfig
 from esans.retrain.config import RetrainConfig
 from esans.shards.config import ShardsConfig
@@ -74,6 +75,8 @@ class Settings:
     """Index and registry."""
     retrain: RetrainConfig = section(RetrainConfig)
     """The scheduled run: checks, gates, lock and webhook."""
+    recommend: RecommendConfig = section(RecommendConfig)
+    """What `esans recommend` writes."""
 
 
 @dataclasses.dataclass(frozen=True)

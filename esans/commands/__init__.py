@@ -8,6 +8,7 @@ from collections.abc import Mapping
 COMMANDS: Mapping[str, str] = {
     "pipeline": "every stage in order, skipping what is up to date",
     "compare": "evaluated runs side by side, with intervals and paired tests: esans compare RUN RUN...",
+    "recommend": "the best items of every user, as a table, by a trained or a registered model",
     "validate": "check both raw tables and print a report",
     "retrain": "the scheduled run: retrain as of a day, compare with the champion, publish what is not worse",
     "rollback": "the previous champion serves again",

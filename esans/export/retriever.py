@@ -1,9 +1,4 @@
-"""Retrieval for raw item ids, from one folder: the model, the index over available items, and the ids.
-
-model/          as esans.model.save wrote it
-index.faiss     over the items that may be recommended
-items.parquet   item_id, count, place (row in the index, -1 for items that may not be recommended); in item_idx order
-"""
+"""Retrieval for raw item ids, from one folder (esans/retrieval/folder.py)."""
 
 from __future__ import annotations
 
@@ -17,12 +12,10 @@ import numpy as np
 import torch
 
 from esans.columns import COUNT, ITEM_ID, PADDING
-from esans.retrieval.keys import tie_order
+from esans.retrieval.folder import INDEX, ITEMS, MODEL, PLACE, ServedItems, read_index
 
 if TYPE_CHECKING:
     from esans.retrieval.encode import Towers
-
-_MODEL, _INDEX, _ITEMS, _PLACE = "model", "index.faiss", "items.parquet", "place"
 
 
 @dataclass(frozen=True)
@@ -51,33 +44,26 @@ def write_folder(folder: Path, model: Path, index: Any, item_ids: Any, counts: n
     import pyarrow.parquet as pq
 
     folder.mkdir(parents=True)
-    shutil.copytree(model, folder / _MODEL)
-    faiss.write_index(index, str(folder / _INDEX))
+    shutil.copytree(model, folder / MODEL)
+    faiss.write_index(index, str(folder / INDEX))
     place = np.where(available, available.cumsum() - 1, -1)
-    pq.write_table(pa.table({ITEM_ID: item_ids, COUNT: counts.astype(np.int64), _PLACE: place.astype(np.int64)}), folder / _ITEMS)
+    pq.write_table(pa.table({ITEM_ID: item_ids, COUNT: counts.astype(np.int64), PLACE: place.astype(np.int64)}), folder / ITEMS)
 
 
 class Retriever:
     """Loads a folder that `write_folder` wrote and answers for histories of raw item ids. Memory: the catalogue."""
 
     def __init__(self, folder: Path) -> None:
-        import faiss
-        import pyarrow.parquet as pq
-
         from esans.model import load
 
-        self._model: Towers = load(folder / _MODEL)
-        self._index = faiss.read_index(str(folder / _INDEX))
-        items = pq.read_table(folder / _ITEMS)
-        self._ids: list[str] = items.column(ITEM_ID).to_pylist()
+        self._model: Towers = load(folder / MODEL)
+        self._index = read_index(folder)
+        items = ServedItems.read(folder)
+        self._ids: list[str] = items.ids.to_pylist()
         self._known = {item_id: place for place, item_id in enumerate(self._ids)}
-        place = items.column(_PLACE).to_numpy()
-        self._item_at = np.flatnonzero(place >= 0)
-        count = items.column(COUNT).to_numpy()
-        # Most popular first, ties in the same order as everywhere else.
-        tie = tie_order(torch.from_numpy(self._item_at)).numpy()
-        self._popular = self._item_at[np.lexsort((-tie, -count[self._item_at]))]
-        self._share = count / max(int(count.max(initial=1)), 1)
+        self._item_at = items.item_at
+        self._popular = items.most_popular()
+        self._share = items.popularity
 
     def retrieve(self, histories: Sequence[Sequence[str]], ks: Sequence[int]) -> list[Retrieved]:
         """The best items for each history (oldest first), without the items in it.

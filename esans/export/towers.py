@@ -118,4 +118,5 @@ def _over_rows(model: TwoTower, *, item: bool) -> TwoTower:
     bare.history_inputs = None
     if item:
         bare.user_embedding = None
-    return copy.deepcopy(bare).cpu().eval()
+    # Who serves wants no gradients.
+    return copy.deepcopy(bare).cpu().eval().requires_grad_(False)

@@ -160,7 +160,7 @@ import torch
 assert "esans" not in sys.modules
 folder, history, items = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
 user, item = (torch.export.load(f"{folder}/{name}_tower.pt2").module() for name in ("user", "item"))
-print("RESULT" + json.dumps({"users": user(torch.tensor(history)).tolist(), "items": item(torch.tensor(items)).tolist()}))
+print("RESULT" + json.dumps({"users": user(torch.tensor(history)).numpy().tolist(), "items": item(torch.tensor(items)).numpy().tolist()}))
 assert not [name for name in sys.modules if name.startswith("esans")]
 """
 
