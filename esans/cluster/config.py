@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from esans.cluster.config_quality import GateConfig, QualityConfig
 from esans.codebooks.config import KMeansConfig
 from esans.codebooks.sizes import Sizes, decide
-from esans.config import Fraction, PositiveFloat, PositiveInt, Runtime, config, section
+from esans.config import Added, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Runtime, config, section
 
 MODES = ("kmeans", "vq")
 # Sizes by the rule stay those of the previous build while they are within this factor of what the rule says today.
@@ -29,6 +29,22 @@ class RepairConfig:
     """Rounds counted over all items, before what is left is merged or split without regard to distance. At least 1."""
     penalty: Annotated[float, Field(ge=0)] = 0.1
     """Strength of the size penalty of clusters near a bound, in mean squared distances. 0 or more; 0 turns it off."""
+
+
+@config
+class DriftConfig:
+    """Keys under `cluster.drift`: when codes that `assign_only` kept no longer fit the vectors."""
+
+    action: Literal["stop", "rebuild"] = "stop"
+    """`rebuild`: where a bound below is broken, or where assign_only would stop, clusters are fitted again from the earlier codebooks, with
+    the earlier ids. `stop`: the bounds are not looked at, and assign_only stops where it can't keep its promise."""
+    max_new: Fraction = 0.1
+    """Items that came since the codebooks were fitted, as a share of all that have a code. 0 to 1."""
+    max_moved: Fraction = 0.3
+    """Share of the old items whose nearest primary is another than the one they have. 0 to 1."""
+    max_distance: NonNegativeFloat = 0.2
+    """Rise of the mean squared distance of an item to its centroid since the codebooks were fitted, as a share of what it was then;
+    0.2 is a fifth more. 0 or more."""
 
 
 @config
@@ -73,6 +89,8 @@ class ClusterConfig:
     """Keep the codebooks and every code of `previous`, and give the items that are new to it the nearest codes; nothing is fitted."""
     least_agreement: Fraction = 0.5
     """With `assign_only` on vectors of another alignment: share of old items whose nearest primary must be the one they have. 0 to 1."""
+    drift: Annotated[DriftConfig, Added] = section(DriftConfig)
+    """With `assign_only`: when to fit again after all."""
     assign_batch: Annotated[PositiveInt, Runtime] = 512
     """Items scored against all centroids at a time on a worker: batch x K1 x 4 bytes. At least 1."""
 

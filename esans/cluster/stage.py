@@ -14,6 +14,7 @@ from esans.uri import join
 
 if TYPE_CHECKING:
     from esans.cluster.build import Built
+    from esans.cluster.drift import Outcome
     from esans.cluster.judge import Draws
 
 
@@ -38,31 +39,35 @@ class Cluster(Stage):
         category, align = self._category_column(inputs), inputs["align"]
         model = open_model(self.config.quality.model) if self.config.quality.model is not None else None
         aligned, num_items = align.table("vectors"), int(align.facts["num_items"])
-        built = self._build(inputs, out)
+        outcome = self._build(inputs, out)
+        built = outcome.built
         draws = Draws.of(built, self.config)
         figures = self._write_tables(built, draws, out)
         with spark_step(self.context.spark, "quality"):
             figures |= self._agreement(inputs, built, category)
         facts = {"num_items": num_items, "unassigned": num_items - aligned.rows, "n_h": self.config.n_h}
         out.state({**facts, "num_primary": len(built.books.primaries), "num_secondary": len(built.books.secondaries)})
-        out.state({"space": space_of(align)})
+        out.state({"space": space_of(align), **outcome.facts()})
         _summary(figures, self.config.least, num_items - aligned.rows)
         Judgement(self.context, self.config, inputs, built, draws, category, model).conclude(figures, out)
         self.context.spark.catalog.clearCache()
 
-    def _build(self, inputs: Inputs, out: BundleWriter) -> Built:
-        from esans.cluster.build import Task, build
+    def _build(self, inputs: Inputs, out: BundleWriter) -> Outcome:
+        from esans.cluster.build import Task
+        from esans.cluster.drift import fit, keep_or_fit
         from esans.cluster.fit import read_trained
-        from esans.cluster.frozen import build_frozen
         from esans.cluster.previous import open_previous
         from esans.cluster.scan import Source
 
         spark, align, config = self.context.spark, inputs["align"], self.config
         source, num_items = Source.of(align.table("vectors"), align.facts["modalities"]), int(align.facts["num_items"])
-        trained = read_trained(align) if config.mode == "vq" and not config.assign_only else None
+        rebuilds = not config.assign_only or config.drift.action == "rebuild"
+        trained = read_trained(align) if config.mode == "vq" and rebuilds else None
         previous = open_previous(spark, inputs["previous"], align, source) if "previous" in inputs else None
         task = Task(spark, source, num_items, config, self.context.seed, join(out.data_uri, "sample"), previous, trained)
-        return build_frozen(task, previous) if config.assign_only and previous is not None else build(task)
+        if config.assign_only and previous is not None:
+            return keep_or_fit(task, previous, inputs["previous"])
+        return fit(task, "there is no earlier build" if previous is None else "cluster.assign_only is off")
 
     @classmethod
     def accept(cls, config: Any, bundle: Bundle) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from esans.config import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Runtime, config, section
+from esans.config import Added, Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Runtime, config, section
 from esans.features.registry import BEHAVIOUR_ENCODERS, IMAGE_ENCODERS, TEXT_ENCODERS, check
 
 OnBadLength = Literal["missing", "error"]
@@ -237,3 +237,7 @@ class FeaturesConfig:
     """Side columns."""
     previous: str | None = None
     """URI of an earlier features bundle: what its model encoders made of a text or picture that is unchanged is taken from it."""
+    keep_space: Annotated[bool, Added] = False
+    """With `previous`: vectors that are fitted to the data (TF-IDF, landmarks, LightGCN) stay in its space, and side codes keep their
+    meaning, so that heads, clusters and towers that read them can stay. LightGCN goes on from its vectors, and each fitted modality is
+    turned by the orthogonal map that brings the items known before closest to where they were."""

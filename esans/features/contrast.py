@@ -61,6 +61,8 @@ class Curve:
     held_out: list[float] = field(default_factory=list)
     """Loss of pairs that were never trained on; NaN where there is none."""
     steps: int = 0
+    taken_back: bool = False
+    """Whether the table was put back to where the fit began."""
 
 
 class Contrast:
@@ -73,10 +75,18 @@ class Contrast:
         share = min(config.held_out_share, 0.5)
         self._hold = lambda first, second: held_out(first, second, pairs.graph.num_items, share, seed)
 
-    def fit(self) -> Curve:
-        """Train until the held-out loss stops falling."""
+    def fit(self, began: bool = False) -> Curve:
+        """Train until the held-out loss stops falling.
+
+        Args:
+            began: the table was trained before: where training makes it no better on held-out pairs, it is put back as it was.
+        """
         curve, best, patience = Curve(), math.inf, self.config.patience
         watched = list(self._held_out())
+        before = self._watch(watched) if began else math.nan
+        if math.isfinite(before):
+            best = before
+            self.table.remember()
         with Bar("lightgcn", total=self.steps * self.config.epochs, unit="steps") as bar:
             for epoch in range(self.config.epochs):
                 losses = []
@@ -94,6 +104,9 @@ class Contrast:
                 else:
                     patience = self.config.patience
                 best = min(best, curve.held_out[-1])
+        if curve.held_out[-1] >= before:
+            self.table.put_back()
+            curve.taken_back = True
         return curve
 
     def _batches(self, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -47,6 +47,8 @@ class Job:
     """The bundle being written, for tables that an encoder keeps for the next build."""
     previous: Bundle | None = None
     """An earlier features bundle to take vectors from."""
+    keep_space: bool = False
+    """Whether vectors that are fitted to the data shall stay in the space of `previous`."""
     images: DataFrame | None = None
     """Pictures: item_idx, and image (bytes) or image_uri; None where prepare mapped none."""
     count: Callable[[int, Callable[[], int], str], None] = lambda total, done, unit: None
@@ -62,6 +64,10 @@ class Encoded:
     dim: int
     """Length that vectors must have; any other length is a bad row."""
     figures: dict[str, float] = field(default_factory=dict)
+
+
+# Their vectors are fitted to the data of a build, and mean nothing beside those of another build.
+FITTED = ("tfidf", "landmarks", "lightgcn")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from esans.bundle import Bundle, BundleWriter
+from esans.bundle import Bundle, BundleWriter, digest
 from esans.columns import (
     BEHAVIOUR_MODALITY,
     COUNT,
@@ -22,6 +22,7 @@ from esans.errors import BundleError, DataError
 from esans.features.registry import (
     AUTO,
     BEHAVIOUR_ENCODERS,
+    FITTED,
     IMAGE_ENCODERS,
     NONE,
     TEXT_ENCODERS,
@@ -32,8 +33,9 @@ from esans.features.registry import (
     packages,
 )
 from esans.features.weights import require_packages
+from esans.lineage import SIDE, feature_spaces
 from esans.progress import say, spark_step
-from esans.stage import Inputs, Stage
+from esans.stage import Inputs, Stage, StageContext
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -53,6 +55,10 @@ class Features(Stage):
     name = "features"
     code_version = 3
     inputs = ("prepare",)
+
+    def __init__(self, config: Any, context: StageContext) -> None:
+        super().__init__(config, context)
+        self._spaces: dict[str, str] = {}
 
     @classmethod
     def outside_inputs(cls, config: Any) -> dict[str, Any]:
@@ -74,19 +80,24 @@ class Features(Stage):
         import numpy as np
 
         from esans.features.graph import train_events, weigh
-        from esans.features.side import side_codes
+        from esans.features.side import CODES, read_meanings, side_codes, to_table
 
         prepare, spark = inputs["prepare"], self.context.spark
         num_items = int(prepare.facts["num_items"])
         items = prepare.table("items").spark(spark)
         events = train_events(prepare.table("interactions").spark(spark))
-        extra = {"previous": _previous(inputs), "images": prepare.table("images").spark(spark) if prepare.has("images") else None}
-        found = {modality: self._encode(modality, items, num_items, out, **extra) for modality in (TEXT_MODALITY, IMAGE_MODALITY)}
+        previous = _previous(inputs)
+        kept = previous if self.config.keep_space else None
+        images = prepare.table("images").spark(spark) if prepare.has("images") else None
+        extra = {"previous": previous, "keep_space": self.config.keep_space}
+        found = {
+            modality: self._encode(modality, items, num_items, out, **extra, images=images) for modality in (TEXT_MODALITY, IMAGE_MODALITY)
+        }
         with spark_step(spark, "item graph"):
             count = partial(prepare.table("popularity").dense, ITEM_IDX, COUNT, num_items, np.float64)
             table = out.write("graph", weigh(events, num_items, self.config.behaviour.graph, count, self.context.seed))
         source = Interactions(graph := table.spark(spark), events, table, prepare.table("popularity"))
-        found[BEHAVIOUR_MODALITY] = self._encode(BEHAVIOUR_MODALITY, source, num_items, out)
+        found[BEHAVIOUR_MODALITY] = self._encode(BEHAVIOUR_MODALITY, source, num_items, out, **extra)
         modalities = {name: clean for name in MODALITIES if (clean := found[name]) is not None and clean.present}
         if not modalities:
             raise DataError(
@@ -95,9 +106,14 @@ class Features(Stage):
             )
         with spark_step(spark, "vectors and side columns"):
             out.write("vectors", _together(items, modalities), max_records_per_file=_ROWS_PER_FILE)
-            codes, cardinality = side_codes(items, prepare.facts["side"], self.config.side)
-            out.write("side", codes.orderBy(ITEM_IDX))
-        out.state({"num_items": num_items, "modalities": {name: clean.dim for name, clean in modalities.items()}, "side": cardinality})
+            codes = side_codes(items, prepare.facts["side"], self.config.side, read_meanings(kept))
+            out.write("side", codes.frame.orderBy(ITEM_IDX))
+            out.write_arrow(CODES, to_table(codes.meanings))
+        out.state(
+            {"num_items": num_items, "modalities": {name: clean.dim for name, clean in modalities.items()}, "side": codes.cardinality}
+        )
+        self._spaces[SIDE] = feature_spaces(kept)[SIDE] if kept is not None and kept.has(CODES) else out.fingerprint
+        out.state({"spaces": self._spaces})
         self._report_graph(graph, num_items, out)
         spark.catalog.clearCache()
 
@@ -114,13 +130,35 @@ class Features(Stage):
             job = Job(self.context.spark, modality, self.context.seed, num_items, out, count=step.count, **extra)
             encoded = load(encoders, name)(source, section, job)
             found = clean(encoded.frame, encoded.dim)
+            found, figures = self._turned(modality, name, found, job)
         problems = {f"{modality}.{problem}": float(count) for problem, count in found.problems.items()}
-        out.report({**encoded.figures, f"{modality}.coverage": found.present / max(num_items, 1), **problems})
+        out.report({**encoded.figures, **figures, f"{modality}.coverage": found.present / max(num_items, 1), **problems})
         say(f"  {modality} ({name}): {found.present:,} of {num_items:,} items, {found.dim} floats each")
         for problem, count in found.problems.items():
             if count:
                 say(f"  {modality}: {count:,} vectors count as missing ({problem.replace('_', ' ')})")
         return found
+
+    def _turned(self, modality: str, encoder: str, found: Clean, job: Job) -> tuple[Clean, dict[str, float]]:
+        """Vectors that a fit has turned, back in the space of the earlier bundle where that is asked for; notes the name of their space."""
+        from esans.features.turn import turn
+        from esans.features.vectors import VECTOR
+
+        section, previous = getattr(self.config, modality), job.previous
+        self._spaces[modality] = job.out.fingerprint
+        if encoder not in FITTED:
+            self._spaces[modality] = digest([encoder, outside(CONTENT_ENCODERS[modality], encoder, section), found.dim])
+        elif job.keep_space and previous is not None:
+            if previous.facts["modalities"].get(modality) != found.dim:
+                say(f"  {modality}: the earlier bundle has no such vectors of {found.dim} floats, so these lie in a space of their own")
+                return found, {}
+            earlier = previous.table("vectors").spark(job.spark).select(ITEM_IDX, modality).withColumnRenamed(modality, VECTOR)
+            found, figures = turn(found, earlier)
+            if figures:
+                self._spaces[modality] = feature_spaces(previous)[modality]
+                say(f"  {modality}: mean cosine with the earlier vectors {figures['kept_cosine']:.3f}")
+            return found, {f"{modality}.{name}": value for name, value in figures.items()}
+        return found, {}
 
     def _encoder(self, modality: str, source: DataFrame | Interactions, num_items: int) -> str:
         chosen = str(getattr(self.config, modality).encoder)

@@ -112,5 +112,5 @@ def overrides(kind: Literal["full", "incremental"], bundles: Mapping[str, str]) 
     if kind == "full":
         return found
     found |= {"features.keep_space": True, "align.previous": bundles["align"], "align.previous_mode": "frozen"}
-    found |= {"cluster.assign_only": True, "cluster.drift.on": "rebuild", "train.warm_start": bundles["train"]}
+    found |= {"cluster.assign_only": True, "cluster.drift.action": "rebuild", "train.warm_start": bundles["train"]}
     return found

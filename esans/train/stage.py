@@ -48,7 +48,7 @@ class Train(Stage):
         from esans.train.launch import launch
         from esans.train.plots import curves, negatives
         from esans.train.registered import bundle_of
-        from esans.train.warm_start import facts_of
+        from esans.train.warm_start import ancestry, facts_of
         from esans.train.watch import DIAGNOSIS
         from esans.train.worker import WorkerSpec
 
@@ -88,7 +88,7 @@ class Train(Stage):
                 "processes": self.config.launch.processes,
             }
         )
-        out.state({**facts_of(inputs), "warm_start": inputs["previous"].uri if "previous" in inputs else None})
+        out.state({**facts_of(inputs), **ancestry(inputs)})
         out.report({"examples_per_second": examples / seconds, "train_seconds": seconds, "best_epoch": result["best_epoch"]})
         out.report({f"validation_{name}": best[name] for name in best if "@" in name or name == "mrr"})
         out.report({name: value for name, value in records[-1].items() if name.startswith(DIAGNOSIS)})

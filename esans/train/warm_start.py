@@ -34,6 +34,19 @@ def facts_of(inputs: Mapping[str, Bundle]) -> dict[str, Any]:
     return {"id_map": id_map_of(inputs["prepare"]), "spaces": {"content": space_of(inputs["align"]), SIDE: _side(inputs["features"])}}
 
 
+def ancestry(inputs: Mapping[str, Bundle]) -> dict[str, Any]:
+    """Facts that tell how far a model is from a full training: `warm_start` (URI or None), `warm_starts` in a row, and `full`, which says
+    of the last full training where its interactions ended, and its numbers of items and users.
+    """
+    if "previous" in inputs:
+        earlier = inputs["previous"]
+        full = earlier.facts.get("full")
+        return {"warm_start": earlier.uri, "warm_starts": int(earlier.facts.get("warm_starts", 0)) + 1, "full": full}
+    known = inputs["prepare"].facts
+    full = {"until": known.get("until"), "items": known["num_items"], "users": known["num_users"]}
+    return {"warm_start": None, "warm_starts": 0, "full": full}
+
+
 def _side(features: Bundle) -> str:
     return feature_spaces(features)[SIDE]
 

@@ -31,7 +31,9 @@ def rows(bundle, table, key="item_idx"):
 def test_every_item_has_a_row_of_unit_vectors_and_the_facts_name_what_there_is(built):
     vectors = rows(built, "vectors")
     assert vectors.column("item_idx").to_pylist() == list(range(60))
-    assert built.facts == {"num_items": 60, "modalities": {"text": 8, "behaviour": 8}, "side": {"kind": 6}}
+    wanted = {"num_items": 60, "modalities": {"text": 8, "behaviour": 8}, "side": {"kind": 6}}
+    assert {name: built.facts[name] for name in wanted} == wanted
+    assert set(built.facts["spaces"]) == {"text", "behaviour", "side"}
     for name in ("text", "behaviour"):
         norms = [math.dist(vector, [0] * 8) for vector in vectors.column(name).to_pylist() if vector is not None]
         np.testing.assert_allclose(norms, 1, rtol=1e-5)

@@ -17,6 +17,7 @@ from esans.features.contrast import Contrast, held_out, info_nce
 from esans.features.item_table import ItemTable
 from esans.features.propagation import Propagation, infer
 from esans.features.sampling import draw_neighbours, neighbourhoods, pairs
+from esans.features.warm_rows import start_from
 
 CPU = torch.device("cpu")
 seeds = st.integers(0, 2**31)
@@ -173,3 +174,34 @@ def test_without_held_out_pairs_all_epochs_run(tmp_path):
     _, curve = two_circles(tmp_path, epochs=3, patience=1, held_out_share=0, layers=0)
     assert len(curve.loss) == 3
     assert all(map(math.isnan, curve.held_out))
+
+
+def test_a_table_goes_on_from_an_earlier_one_and_new_items_begin_among_their_neighbours(tmp_path):
+    rows = [(0, 1, 1.0), (1, 0, 1.0), (3, 0, 3.0), (3, 1, 1.0), (4, 3, 1.0)]
+    graph = on_disk(rows, 6, tmp_path)
+    table = ItemTable(6, 4, tmp_path, seed=0, learning_rate=0.1)
+    drawn, earlier = table.weight.copy(), np.arange(12, dtype=np.float32).reshape(3, 4)
+    batch = pa.RecordBatch.from_arrays(
+        [pa.array([0, 1, 2]), pa.array(list(earlier), pa.list_(pa.float32())), pa.array([1, 2, 3], pa.float32())], ["i", "r", "s"]
+    )
+    assert start_from(table, graph, [batch]) == 4
+    np.testing.assert_array_equal(table.weight[:3], earlier)
+    np.testing.assert_array_equal(table.squares, [1, 2, 3, 0, 0, 0])
+    np.testing.assert_allclose(table.weight[3], (3 * earlier[0] + earlier[1]) / 4)
+    # Item 4 knows only item 3, which is new itself, and item 5 nobody.
+    np.testing.assert_array_equal(table.weight[4:], drawn[4:])
+
+
+def test_a_fit_that_began_elsewhere_is_put_back_where_it_makes_held_out_pairs_no_likelier(tmp_path):
+    rows = edges(40, 1)
+    graph = on_disk(rows, 40, tmp_path)
+    for losses, taken_back in (([5.0, 5.1], True), ([5.0, 4.9, 4.8, 4.7], False)):
+        folder, watched = tmp_path / str(taken_back), iter(losses)
+        folder.mkdir()
+        table = ItemTable(40, 8, folder, seed=0, learning_rate=0.05)
+        before = table.weight.copy()
+        contrast = Contrast(configure(LightGcnConfig, {"epochs": 3}), pairs(graph, np.ones(40, np.int64), folder), table, 0, CPU)
+        contrast._watch = lambda batches, watched=watched: next(watched)
+        curve = contrast.fit(began=True)
+        assert curve.taken_back == taken_back
+        assert np.array_equal(table.weight, before) == taken_back

@@ -14,7 +14,7 @@ from esans.prepare.config import InteractionsConfig, PrepareConfig
 from esans.prepare.ids import chain, digest
 from esans.prepare.interactions import before
 
-from .conftest import DAY, EVENTS, ITEMS, START, events_of, rows
+from .conftest import DAY, EVENTS, ITEMS, START, events_of, named_histories, rows
 
 CUT = START + 3 * DAY
 TIMES = [CUT - 1, None, CUT, CUT + 1, -5]
@@ -63,6 +63,28 @@ def test_a_table_with_an_end_gives_what_the_table_that_ends_there_gives(prepare)
     assert whole.facts["id_maps"] == ended.facts["id_maps"]
     assert whole.facts["until"] == until
     assert whole.facts["split"]["rule"].startswith(f"The last 1 days before {until} are the test, the 1 days before those the validation")
+
+
+def test_a_day_on_top_of_the_day_before_gives_what_a_run_from_the_start_gives_under_its_own_numbers(prepare):
+    split, late = {"method": "last_days", "validation_days": 1, "test_days": 1}, events_of(("new", 5, 3), ("new", 0, 4), (2, 5, 4))
+    events = {name: [*map(str, EVENTS[name]), *map(str, late[name])] for name in ("user_id", "item_id")}
+    events["timestamp"] = EVENTS["timestamp"] + late["timestamp"]
+    grown = {"item_id": [*map(str, ITEMS["item_id"]), "5"]}
+    before_it = prepare({"item_id": [*map(str, ITEMS["item_id"])]}, events, until=CUT, split=split)
+    day = prepare(grown, events, until=CUT + 2 * DAY, split=split, previous=before_it.uri)
+    start = prepare(grown, events, until=CUT + 2 * DAY, split=split)
+    assert named_histories(day) == named_histories(start)
+    counts = [{name: value for name, value in bundle.facts["split"].items() if name.startswith("num_")} for bundle in (day, start)]
+    assert counts[0] == counts[1]
+    assert day.figures == start.figures
+    chosen = {}
+    for bundle in (day, start):
+        ids = dict(rows(bundle, "items", "item_idx", "item_id"))
+        chosen[bundle.uri] = sorted((ids[item], count) for item, count in rows(bundle, "popularity", "item_idx", "count"))
+    assert chosen[day.uri] == chosen[start.uri]
+    known, now = (dict(rows(bundle, "items", "item_id", "item_idx")) for bundle in (before_it, day))
+    assert {name: now[name] for name in known} == known
+    assert now["5"] == 5
 
 
 def test_an_end_before_all_rows_and_an_end_without_times_are_refused(prepare):
