@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import queue
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, Self, TypeVar
@@ -15,15 +13,10 @@ import torch
 from esans import columns as c
 from esans.negatives.base import Batch
 from esans.petastorm_reader import Columns
-from esans.train.gradients import micro_batches
 
 T = TypeVar("T")
 Ready = tuple[Batch, torch.cuda.Event | None]
 _END = object()
-# Of the reader's threads. Where cores are short, the step comes first; it gives its own up when it has to wait for a batch.
-_NICE = 10
-# Batches made at once on a CPU.
-_TOGETHER = 4
 
 
 class Ahead(Generic[T]):
@@ -56,9 +49,6 @@ class Ahead(Generic[T]):
         self._stop.set()
 
     def _produce(self, make: Callable[[], Iterator[T]]) -> None:
-        if sys.platform == "linux":
-            # There, niceness is each thread's own, and threads that this one starts inherit it.
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), max(_NICE, os.getpriority(os.PRIO_PROCESS, 0)))
         try:
             for item in make():
                 self._put(item)
@@ -80,9 +70,6 @@ class Ahead(Generic[T]):
 class Collator:
     """Puts runs of rows together to batches of `size` rows on the device: one gather a column and run, straight into (pinned) tensors.
 
-    On a CPU a long run becomes several batches at once, which are views of it: each call of numpy or torch from the reader's thread may
-    make the step wait for the interpreter, and a tenth of a millisecond for being woken up.
-
     On CUDA, batches are copied and widened to int64 on a stream of their own, beside the step; `receive` makes the step's stream
     wait for that, not the host. Columns cross the bus in the types of the shards.
     """
@@ -91,7 +78,6 @@ class Collator:
         self.size, self.build, self.device = size, build, device
         self.pinned = device.type == "cuda"
         self.stream = torch.cuda.Stream(device) if self.pinned else None
-        self.together = 1 if self.pinned else _TOGETHER
         self._buffers: dict[str, torch.Tensor] = {}
         self._filled = 0
         self._spare: Columns = {}
@@ -101,12 +87,11 @@ class Collator:
         self.pad_with(columns, rows)
         start = 0
         while start < len(rows):
-            whole = 1 if self._filled else min(self.together, max(1, (len(rows) - start) // self.size))
-            run = rows[start : start + whole * self.size - self._filled]
-            self._fill(columns, run, whole)
+            run = rows[start : start + self.size - self._filled]
+            self._fill(columns, run)
             start += len(run)
-            if self._filled == whole * self.size:
-                yield from self._send(whole)
+            if self._filled == self.size:
+                yield self._send()
 
     def pad_with(self, columns: Columns, rows: np.ndarray) -> None:
         """Take the last row as what short batches are filled with: the same one wherever the epoch was resumed.
@@ -120,7 +105,7 @@ class Collator:
         live = self._filled
         self._fill(self._spare, np.zeros(self.size - live, np.int64))
         self._buffers[c.WEIGHT][live:] = 0
-        return next(self._send())
+        return self._send()
 
     def receive(self, ready: Ready) -> Batch:
         """The batch, safe to use on the current stream."""
@@ -133,25 +118,23 @@ class Collator:
                 tensor.record_stream(current)
         return batch
 
-    def _fill(self, columns: Columns, rows: np.ndarray, batches: int = 1) -> None:
+    def _fill(self, columns: Columns, rows: np.ndarray) -> None:
         if not self._filled:
-            self._buffers = {name: self._empty(values, batches) for name, values in columns.items()}
+            self._buffers = {name: self._empty(values) for name, values in columns.items()}
         stop = self._filled + len(rows)
         for name, values in columns.items():
             # Any mode but "raise" writes straight to `out`.
             np.take(values, rows, axis=0, out=self._buffers[name][self._filled : stop].numpy(), mode="clip")
         self._filled = stop
 
-    def _empty(self, values: np.ndarray, batches: int) -> torch.Tensor:
+    def _empty(self, values: np.ndarray) -> torch.Tensor:
         dtype = torch.from_numpy(np.empty(0, values.dtype)).dtype
-        return torch.empty((batches * self.size, *values.shape[1:]), dtype=dtype, pin_memory=self.pinned)
+        return torch.empty((self.size, *values.shape[1:]), dtype=dtype, pin_memory=self.pinned)
 
-    def _send(self, batches: int = 1) -> Iterator[Ready]:
+    def _send(self) -> Ready:
         buffers, self._buffers, self._filled = self._buffers, {}, 0
         if self.stream is None:
-            yield from ((batch, None) for batch in micro_batches(self.build(buffers), batches))
-            return
+            return self.build(buffers), None
         with torch.cuda.stream(self.stream):
             batch = self.build({name: tensor.to(self.device, non_blocking=True) for name, tensor in buffers.items()})
-            event = self.stream.record_event()
-        yield batch, event
+            return batch, self.stream.record_event()

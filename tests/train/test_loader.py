@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,6 @@ from esans.bundle import Bundle
 from esans.errors import BundleError
 from esans.negatives.base import Batch
 from esans.train.loader import Loader
-from esans.train.prefetch import Ahead
 
 
 def loader_of(bundle: Bundle, rank: int = 0, world: int = 1, batch: int = 16, seed: int = 0, window: int = 3) -> Loader:
@@ -70,17 +67,6 @@ def test_a_trainer_that_stops_early_leaves_no_reader_behind(make_inputs: Callabl
     next(batches)
     batches.close()
     _no_reader_is_left()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere niceness is the whole process's")
-def test_the_readers_thread_and_those_it_starts_leave_the_cores_to_the_step() -> None:
-    def niceness() -> Iterator[int]:
-        yield os.getpriority(os.PRIO_PROCESS, 0)
-        yield from Ahead(lambda: iter([os.getpriority(os.PRIO_PROCESS, 0)]), 1)
-
-    own = os.getpriority(os.PRIO_PROCESS, 0)
-    assert list(Ahead(niceness, 2)) == [max(own, 10)] * 2
-    assert os.getpriority(os.PRIO_PROCESS, 0) == own
 
 
 def test_petastorms_idle_worker_looks_seldom_whether_it_shall_end(make_inputs: Callable[..., dict[str, Bundle]]) -> None:
