@@ -36,7 +36,7 @@ CONFIG = ROOT / "benchmarks" / "retrain_replay.yaml"
 PLOT = ROOT / "docs" / "images" / "retrain_replay.png"
 COMMAND = "python -m benchmarks.retrain_replay"
 HISTORY_FROM, FIRST, DAYS = datetime.date(2011, 9, 1), datetime.date(2011, 11, 17), 14
-CORRUPT, KILLED = datetime.date(2011, 11, 22), datetime.date(2011, 11, 24)
+CORRUPT, KILLED = datetime.date(2011, 11, 18), datetime.date(2011, 11, 20)
 # How an arm differs: the rule that makes every run a full one.
 ARMS: Mapping[str, list[str]] = {"incremental": [], "full": ["--retrain.full.every_days=1"]}
 _EPOCH = datetime.date(1970, 1, 1)
