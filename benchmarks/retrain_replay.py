@@ -66,12 +66,12 @@ class Arm:
         """Remember what happened."""
         (self.folder / "events.json").write_text(json.dumps(self.events, indent=1))
 
-    def command(self, day: datetime.date) -> list[str]:
+    def command(self, day: datetime.date, *more: str) -> list[str]:
         """The scheduled command of one night."""
         extra = f"{{text_emb: {{path: {self.data}/text_emb.parquet}}}}"
         keys = [f"work_dir={self.folder}/work", f"prepare.items.path={self.data}/items.parquet", f"prepare.items.extra={extra}"]
         keys += [f"prepare.interactions.path={self.raw}"]
-        arguments = ["--as-of", str(day), "--config", str(CONFIG), *(f"--{key}" for key in keys), *ARMS[self.name]]
+        arguments = ["--as-of", str(day), "--config", str(CONFIG), *(f"--{key}" for key in keys), *ARMS[self.name], *more]
         return [sys.executable, str(ROOT / "jobs" / "retrain.py"), *arguments]
 
     def publish(self, day: datetime.date, table: pa.Table | None = None) -> None:
@@ -80,11 +80,11 @@ class Arm:
         if found is not None:
             pq.write_table(found, self.raw / f"{day}.parquet")
 
-    def run(self, day: datetime.date) -> int:
+    def run(self, day: datetime.date, *more: str) -> int:
         """Run one night to its end; the exit code."""
         started = time.time()
         with (self.folder / "log.txt").open("a") as log:
-            code = subprocess.run(self.command(day), cwd=ROOT, env=environment(), stdout=log, stderr=log, check=False).returncode
+            code = subprocess.run(self.command(day, *more), cwd=ROOT, env=environment(), stdout=log, stderr=log, check=False).returncode
         self.events["runs"].append({"day": str(day), "exit_code": code, "seconds": round(time.time() - started, 1)})
         self.save()
         print(f"{self.name} {day}: exit code {code} after {time.time() - started:.0f} s; champion {self.champion()}", flush=True)
@@ -154,6 +154,16 @@ def replay(arm: Arm, day: datetime.date) -> None:
         killed(arm, day)
     if arm.run(day) not in (0, 4):
         raise SystemExit(f"{arm.name} {day}: see {arm.folder}/log.txt")
+
+
+def catch_up(arm: Arm) -> None:
+    """Run the nights that are left in one process, as after a week without power: what starts a night anew is paid once."""
+    left = [day for day in nights() if day not in arm.reports()]
+    if left:
+        for day in left:
+            arm.publish(day)
+        if arm.run(left[-1], "--catch-up") not in (0, 4):
+            raise SystemExit(f"{arm.name} {left[-1]}: see {arm.folder}/log.txt")
 
 
 def corrupt(arm: Arm, day: datetime.date) -> None:
@@ -291,6 +301,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "data" / "retrain_replay", help="folder of both arms")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--anew", action="store_true", help="forget what an earlier call did")
+    parser.add_argument("--catch-up", action="store_true", help="run the nights after the faults in one process an arm, with --catch-up")
     parser.add_argument("--report-only", action="store_true", help="judge what has run, and run nothing")
     parser.add_argument("--dry-run", action="store_true", help="enter no figures")
     options = parser.parse_args()
@@ -306,7 +317,10 @@ def main() -> None:
             begin(arm, history)
         for day in nights():
             for arm in arms.values():
-                replay(arm, day)
+                if not (options.catch_up and day > KILLED):
+                    replay(arm, day)
+        for arm in arms.values():
+            catch_up(arm)
     results = {}
     for name, arm in arms.items():
         results[name] = next_day_recall(arm)
@@ -319,7 +333,7 @@ def main() -> None:
     if set(arms) == set(ARMS) and not options.dry_run:
         figures = summarise(arms, results)
         plot(results)
-        record(figures, COMMAND)
+        record(figures, COMMAND + (" --catch-up" if options.catch_up else ""))
         for name, (value, unit) in figures.items():
             print(f"{name} = {value:.4g} {unit}")
 
