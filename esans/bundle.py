@@ -29,8 +29,9 @@ import pyarrow as pa
 from esans import __version__
 from esans.errors import BundleError
 from esans.lake import parquet_files, read_parquet, write_parquet
+from esans.redaction import redact_values
 from esans.table import DataFile, Table
-from esans.uri import canonical, is_local, join, write_text
+from esans.uri import all_below, below, canonical, is_local, join, write_text
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -51,9 +52,12 @@ class Bundle:
         """The bundle at `uri`, or None when it was never finished."""
         try:
             with fsspec.open(join(uri, MANIFEST), "r") as stream:
-                return cls(canonical(uri), json.load(stream))
+                manifest = json.load(stream)
         except FileNotFoundError:
             return None
+        except ValueError as error:
+            raise BundleError(f"{join(uri, MANIFEST)} is not JSON ({error}). Remove it and run the stage that writes it again.") from None
+        return cls(canonical(uri), manifest)
 
     @classmethod
     def open(cls, uri: str) -> Bundle:
@@ -66,7 +70,7 @@ class Bundle:
     @property
     def data_uri(self) -> str:
         """Folder of the attempt that finished."""
-        return join(self.uri, self.manifest["attempt"])
+        return below(self.uri, self.manifest["attempt"], "attempt")
 
     @property
     def figures(self) -> Mapping[str, float]:
@@ -83,17 +87,19 @@ class Bundle:
         return name in self.manifest["tables"]
 
     def table(self, name: str) -> Table:
-        """One table. Raises BundleError when the stage wrote no such table."""
+        """One table. Raises BundleError when the stage wrote no such table, or a file of it would lie outside the bundle."""
         if not self.has(name):
             raise BundleError(f"{self.uri} has no table {name!r}; it has {sorted(self.manifest['tables'])}")
         entry = self.manifest["tables"][name]
         files = [DataFile(**file) for file in entry["files"]]
-        return Table(join(self.data_uri, name), entry["schema"], files)
+        table = Table(below(self.data_uri, name, "table"), entry["schema"], files)
+        all_below(table.uri, [file.name for file in files], within=self.uri)
+        return table
 
     @contextmanager
     def local(self, name: str) -> Iterator[Path]:
         """A file or folder of the bundle as a local path (a temporary copy when the bundle is remote)."""
-        filesystem, path = fsspec.core.url_to_fs(join(self.data_uri, name))
+        filesystem, path = fsspec.core.url_to_fs(below(self.data_uri, name, "file"))
         if not filesystem.exists(path):
             raise BundleError(f"{self.uri} has no file {name!r}")
         if is_local(filesystem):
@@ -210,11 +216,11 @@ class BundleWriter:
             "package_version": __version__,
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "seconds": round(time.time() - self.started, 3),
-            "config": config,
-            "inputs": dict(inputs),
+            "config": redact_values(config),
+            "inputs": redact_values(inputs, by_value=False),
             "tables": self.tables,
             "figures": self.figures,
-            "facts": self.facts,
+            "facts": redact_values(self.facts),
         }
         write_text(join(self.uri, MANIFEST), json.dumps(manifest, indent=1, sort_keys=True))
         return Bundle.open(self.uri)

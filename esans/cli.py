@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from esans.commands import COMMANDS
 from esans.commands.arguments import parse
 from esans.environment import check_pins, check_python
 from esans.errors import ConfigError, EsansError
+from esans.redaction import redact
 from esans.spark import unreadable_file
 
 if TYPE_CHECKING:
@@ -90,6 +93,11 @@ def _run_stage(name: str, about: str, arguments: list[str]) -> None:
             release_followers(starting[name])
 
 
+def _print_redacted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    # A traceback shows what a library was given, URIs with their passwords included.
+    print(redact("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
+
+
 class _Terminated(KeyboardInterrupt):
     """A scheduler's polite kill: handled like Ctrl-C, so that runs are closed as KILLED and not left RUNNING for ever."""
 
@@ -100,12 +108,13 @@ def _terminate(*_: object) -> None:
 
 def _guarded(work: Callable[[], None]) -> None:
     signal.signal(signal.SIGTERM, _terminate)
+    sys.excepthook = _print_redacted
     try:
         check_python()
         work()
     except EsansError as error:
         kind = "config error" if isinstance(error, ConfigError) else "error"
-        for line in str(error).splitlines():
+        for line in redact(str(error)).splitlines():
             print(f"{kind}: {line}" if not line.startswith(" ") else line, file=sys.stderr)
         sys.exit(error.exit_code)
     except Exception as error:
@@ -113,7 +122,7 @@ def _guarded(work: Callable[[], None]) -> None:
         if file is None:
             raise
         cure = "Bring the file back; where it belongs to a bundle, remove that bundle's manifest.json and run its stage again."
-        print(f"error: cannot read {file}: it is corrupt or cut short. {cure}", file=sys.stderr)
+        print(f"error: cannot read {redact(file)}: it is corrupt or cut short. {cure}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt as stop:
         print("stopped", file=sys.stderr)

@@ -161,17 +161,18 @@ def to_dict(value: Any, *, results_only: bool = False) -> Any:
 
 def is_runtime(cls: Any, name: str) -> bool:
     """Whether the field carries the Runtime mark."""
-    return _marked(cls, name, Runtime)
+    return is_marked(cls, name, Runtime)
 
 
-def _marked(cls: Any, name: str, mark: type) -> bool:
-    return any(found is mark or isinstance(found, mark) for found in cls.__pydantic_fields__[name].metadata)
+def is_marked(cls: Any, name: str, kind: type) -> bool:
+    """Whether the field carries a mark: a class in its Annotated type."""
+    return any(mark is kind or isinstance(mark, kind) for mark in cls.__pydantic_fields__[name].metadata)
 
 
 def _untouched(value: Any, name: str) -> bool:
     """Whether a field is marked Added and has its default."""
     cls = type(value)
-    return _marked(cls, name, Added) and getattr(value, name) == cls.__pydantic_fields__[name].get_default(call_default_factory=True)
+    return is_marked(cls, name, Added) and getattr(value, name) == cls.__pydantic_fields__[name].get_default(call_default_factory=True)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

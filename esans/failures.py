@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 import fsspec
 
 from esans.errors import EsansError
+from esans.redaction import redact
 from esans.uri import join, write_text
 
 _FOLDER, _HANG = "failures", "hang"
@@ -36,7 +37,7 @@ def record(scratch_uri: str, rank: int, error: BaseException, step: int) -> Fail
     Final are the errors of this project, which name their cure, and any other that comes twice in a row at the same step in the same
     words. What a rank says because another one was lost is never final.
     """
-    kind, message = type(error).__name__, str(error)
+    kind, message = type(error).__name__, redact(str(error))
     before = next((failure for failure in read(scratch_uri) if failure.rank == rank), None)
     again = before is not None and (before.kind, before.message, before.step) == (kind, message, step)
     found = Failure(rank, kind, message, step, isinstance(error, EsansError) or (again and not _of_lost_peer(error)))

@@ -12,6 +12,7 @@ from esans.bundle import Bundle, BundleWriter, digest
 from esans.config import flatten, to_dict
 from esans.errors import BundleError
 from esans.progress import headline, say
+from esans.redaction import redact_values
 from esans.settings import Settings
 from esans.stage import Stage, StageContext
 from esans.tracking import Run, start_run
@@ -79,7 +80,8 @@ class Plan:
         cls = stage_class(name)
         section = getattr(self.settings, name)
         upstream = {source: self.stage(source) for source in cls.inputs_for(section)}
-        covered = to_dict(section, results_only=True)
+        # A secret is neither written to the manifest nor part of what a result depends on: a new password changes no bundle.
+        covered = redact_values(to_dict(section, results_only=True), by_value=False)
         previous, outside = cls.previous_uri(section), cls.outside_inputs(section)
         fingerprint = digest(
             {

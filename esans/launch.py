@@ -23,6 +23,7 @@ from esans.elastic import run_guarded, run_work
 from esans.errors import ConfigError, EsansError
 from esans.heartbeat import Heartbeat, board_of
 from esans.progress import say
+from esans.redaction import redact, restore_tracking_uri
 from esans.uri import join, write_text
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 _told = False
+# The field of a spec that may hold a password.
+_TRACKING = "tracking_uri"
 
 
 @config
@@ -76,12 +79,14 @@ class Spec:
 
     def dump(self) -> str:
         """As JSON."""
-        return json.dumps(asdict(self))
+        # The spec is a file that other processes read: they know the password of the tracking URI from their environment.
+        return json.dumps({name: redact(value) if name == _TRACKING else value for name, value in asdict(self).items()})
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """From JSON."""
-        return cls(**json.loads(text))
+        values = json.loads(text)
+        return cls(**{name: restore_tracking_uri(value) if name == _TRACKING else value for name, value in values.items()})
 
 
 def inside_torchrun() -> bool:

@@ -26,6 +26,7 @@ from typing import Any
 
 import fsspec
 
+from esans.redaction import redact, restore_tracking_uri
 from esans.uri import is_local, write_text
 
 # {kind: content, ...}, the kind being the first key: metrics, params, tags, artifact or end.
@@ -58,7 +59,7 @@ class Box:
         self._numbers = itertools.count(len(list(folder.glob("artifact-*"))))
         header, _, _ = text.partition(b"\n")
         named = json.loads(header) if b"\n" in text else {"run_id": "", "tracking_uri": ""}
-        self.run_id, self.tracking_uri = str(named["run_id"]), str(named["tracking_uri"])
+        self.run_id, self.tracking_uri = str(named["run_id"]), restore_tracking_uri(str(named["tracking_uri"]))
         self._arrived = text.find(b"\n") + 1
         with contextlib.suppress(OSError, ValueError):
             self._arrived = int((folder / _DELIVERED).read_text())
@@ -75,7 +76,7 @@ class Box:
             box = cls.take(folder)
         if not box.run_id:
             box.run_id, box.tracking_uri = run_id, tracking_uri
-            box.append({"run_id": run_id, "tracking_uri": tracking_uri})
+            box.append({"run_id": run_id, "tracking_uri": redact(tracking_uri)})
             box._arrived = os.fstat(box._file).st_size
         return box
 
@@ -83,7 +84,7 @@ class Box:
     def take(cls, folder: Path) -> Box | None:
         """The box in `folder`, or None while another process or object holds it, or when it has just gone."""
         try:
-            file = os.open(folder / _JOURNAL, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            file = os.open(folder / _JOURNAL, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         except FileNotFoundError:
             return None
         with contextlib.suppress(OSError):

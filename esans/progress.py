@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from esans.redaction import redact
+
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
@@ -22,12 +24,12 @@ _LOG_INTERVAL = 10.0
 
 def say(message: str) -> None:
     """One line for people."""
-    console.print(message, markup=False)
+    console.print(redact(message), markup=False)
 
 
 def headline(message: str) -> None:
     """A line that opens a stage."""
-    console.rule(message, align="left", style="cyan")
+    console.rule(redact(message), align="left", style="cyan")
 
 
 class Bar:

@@ -20,6 +20,7 @@ from esans.prepare.config import PrepareConfig
 from esans.recommend.config import RecommendConfig
 from esans.references.config import ReferencesConfig
 from esans.retrain.config import RetrainConfig
+from esans.roots import Place, check_places
 from esans.shards.config import ShardsConfig
 from esans.spark import SparkConfig
 from esans.tracking import TrackingConfig
@@ -43,8 +44,11 @@ class PipelineConfig:
 class Settings:
     """The whole configuration."""
 
-    work_dir: Annotated[str, Runtime] = "work"
+    work_dir: Annotated[str, Runtime, Place] = "work"
     """Folder (any fsspec URI) for bundles, the default MLflow store and reports; relative paths start where you are."""
+    allowed_roots: Annotated[list[str], Runtime] = dataclasses.field(default_factory=list)
+    """URIs that all other places in the configuration must lie below, beside the work directory: raw tables, earlier bundles, weights.
+    Empty: any store of files. ESANS_ALLOWED_ROOTS, separated by commas, holds beside it, and nothing here widens that."""
     seed: Annotated[int, Runtime] = 0
     """Seed of everything random. The same seed, data and world size give the same batches."""
     method: Annotated[str | None, Runtime] = None
@@ -111,6 +115,7 @@ class Source:
         for layer in layers:
             values = merge(values, layer)
         settings = build(Settings, merge(values, over))
+        check_places(settings, settings.work_dir, settings.allowed_roots)
         settings.train.resolve_groups()
         return settings
 

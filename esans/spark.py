@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from esans.config import PositiveInt, Runtime, config
+from esans.redaction import resolve
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -32,7 +33,7 @@ class SparkConfig:
     shuffle_partitions: Annotated[PositiveInt, Runtime] = 8
     """Partitions after a shuffle before adaptive execution joins the small ones."""
     conf: Annotated[dict[str, str], Runtime] = dataclasses.field(default_factory=dict)
-    """Any further Spark settings, as name: value."""
+    """Any further Spark settings, as name: value. `${env:NAME}` in a value is read from the environment, for keys and passwords."""
 
 
 def unreadable_file(error: BaseException) -> str | None:
@@ -87,9 +88,12 @@ def open_session(config: SparkConfig, app_name: str) -> SparkSession:
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         "spark.sql.shuffle.partitions": str(config.shuffle_partitions),
         "spark.sql.parquet.compression.codec": "zstd",
+        # What Spark itself writes (event log, UI, plans) holds no password either.
+        "spark.redaction.regex": "(?i)secret|passw|token|credential|webhook|access[.]?key|account[.]?key|://[^/@\\s]*:[^/@\\s]+@",
+        "spark.redaction.string.regex": "://[^/@\\s]*:[^/@\\s]+@|(?i)(?:password|secret|token)=[^&;\\s]+",
     }
     for name, value in {**fixed, **config.conf}.items():
-        builder = builder.config(name, value)
+        builder = builder.config(name, resolve(value, f"spark.conf.{name}"))
     session = builder.getOrCreate()
     session.sparkContext.setLogLevel("ERROR")
     return session

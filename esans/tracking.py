@@ -18,6 +18,7 @@ from esans.config import NonNegativeFloat, Runtime, config
 from esans.delivery import Outbox, connect, deliver_left
 from esans.errors import EsansError
 from esans.outbox import Box, root_of
+from esans.redaction import keep_tracking_uri, redact, redact_values, resolve
 from esans.uri import canonical, join
 
 if TYPE_CHECKING:
@@ -47,9 +48,14 @@ class TrackingError(EsansError):
 
 
 def resolve_uri(config: TrackingConfig, work_dir: str) -> str:
-    """The tracking URI in force. Raises nothing: an unreachable server shows itself when a run is created."""
-    given = config.uri or os.environ.get("MLFLOW_TRACKING_URI")
+    """The tracking URI in force; an unreachable server shows itself when a run is created.
+
+    Raises:
+        ConfigError: `tracking.uri` names a variable that is not set.
+    """
+    given = resolve(config.uri, "tracking.uri") if config.uri else os.environ.get("MLFLOW_TRACKING_URI")
     if given:
+        keep_tracking_uri(given)
         return given
     root = canonical(work_dir)
     if not root.startswith("file://"):
@@ -73,7 +79,7 @@ class Run:
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log flat parameters; a value longer than MLflow takes is cut with a mark."""
-        texts = {name: str(value) for name, value in values.items()}
+        texts = {name: str(value) for name, value in redact_values(values).items()}
         cut = {name: text if len(text) <= _LONGEST_PARAM else text[: _LONGEST_PARAM - 4] + " ..." for name, text in texts.items()}
         self._outbox.append({"params": cut})
 
@@ -85,7 +91,7 @@ class Run:
 
     def tag(self, **tags: str) -> None:
         """Set tags."""
-        self._outbox.append({"tags": tags})
+        self._outbox.append({"tags": {name: redact(text) for name, text in tags.items()}})
 
     def figure(self, figure: Figure, path: str) -> None:
         """Keep a matplotlib figure as artifact `path`."""
@@ -93,7 +99,7 @@ class Run:
 
     def text(self, text: str, path: str) -> None:
         """Keep a text as artifact `path`."""
-        self._outbox.artifact(path, lambda file: file.write_text(text, encoding="utf-8"))
+        self._outbox.artifact(path, lambda file: file.write_text(redact(text), encoding="utf-8"))
 
     def end(self, status: str) -> None:
         """Close the run as FINISHED, FAILED or KILLED, once all that was logged before has arrived."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 import fsspec
+
+from esans.errors import BundleError
 
 # Their URIs name a server, which fsspec takes out of its paths.
 _WITH_SERVER = ("hdfs://", "webhdfs://", "viewfs://")
@@ -29,6 +33,44 @@ def canonical(uri: str) -> str:
 def join(uri: str, *parts: str) -> str:
     """Append path parts to a URI."""
     return posixpath.join(uri.rstrip("/"), *parts)
+
+
+def below(root: str, name: str, what: str = "file") -> str:
+    """`root`/`name` for a name that a manifest gives, which must stay below the root.
+
+    Raises:
+        BundleError: the name is absolute, has a scheme, climbs (`..`), or leads out through a symbolic link.
+    """
+    all_below(root, [name], what=what)
+    return join(root, name)
+
+
+def all_below(root: str, names: Sequence[str], within: str | None = None, what: str = "file") -> None:
+    """`below` for many names; links may lead anywhere inside `within` (the root by default). Raises BundleError as it does."""
+    for name in names:
+        if not isinstance(name, str) or not _stays(name):
+            raise BundleError(
+                f"a manifest below {root} names the {what} {name!r}, which leads out of its folder. "
+                "This project writes no such name: remove that bundle, and run its stage again."
+            )
+    filesystem, path = fsspec.core.url_to_fs(root)
+    if not is_local(filesystem):
+        return
+    home = os.path.realpath(path if within is None else fsspec.core.url_to_fs(within)[1])
+    folders = {posixpath.dirname(name) for name in names}
+    # One look at a folder stands for its files, but for those that are links themselves.
+    places = [posixpath.join(path, name) for name in [*sorted(folders), *(name for name in names if os.path.islink(f"{path}/{name}"))]]
+    for place in places:
+        if os.path.commonpath([home, os.path.realpath(place)]) != home:
+            raise BundleError(
+                f"{place} is a symbolic link that leads out of {home}, to {os.path.realpath(place)}. Replace it by what it points at, "
+                "or remove that bundle and run its stage again."
+            )
+
+
+def _stays(name: str) -> bool:
+    parts = name.split("/")
+    return bool(name) and "://" not in name and "\\" not in name and "\0" not in name and not ({"", ".", ".."} & set(parts))
 
 
 def is_local(filesystem: fsspec.AbstractFileSystem) -> bool:

@@ -6,7 +6,7 @@ import json
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -209,3 +209,56 @@ def test_what_spark_writes_is_counted_and_an_empty_table_keeps_its_columns(tmp_p
     assert bundle.table("rejected").rows == 0
     assert bundle.table("rejected").arrow().column_names == ["reason"]
     assert bundle.table("items").spark(spark).count() == 10
+
+
+@pytest.mark.parametrize(
+    "name", ["../../outside", "/etc/passwd", "a/../../b", "file:///etc/passwd", "s3://bucket/x", "", "a//b", "a\\b", "./a"]
+)
+def test_no_name_in_a_manifest_leads_out_of_its_bundle(finished: Bundle, name: str) -> None:
+    def with_(change: Callable[[dict[str, Any]], None]) -> Bundle:
+        manifest = json.loads(json.dumps(finished.manifest))
+        change(manifest)
+        (Path(finished.uri.removeprefix("file://")) / "manifest.json").write_text(json.dumps(manifest))
+        return Bundle.open(finished.uri)
+
+    with pytest.raises(BundleError, match="leads out of its folder"):
+        _ = with_(lambda manifest: manifest.update(attempt=name)).data_uri
+    with pytest.raises(BundleError, match="leads out of its folder"):
+        with_(lambda manifest: manifest["tables"].update({name: manifest["tables"]["rows"]})).table(name)
+    with pytest.raises(BundleError, match="leads out of its folder"):
+        with_(lambda manifest: manifest["tables"]["rows"]["files"][0].update(name=name)).table("rows")
+    with pytest.raises(BundleError, match="leads out of its folder"), finished.local(name):
+        pass
+
+
+@pytest.mark.parametrize("what", ["attempt", "table", "file"])
+def test_no_link_leads_out_of_a_bundle(finished: Bundle, tmp_path: Path, what: str) -> None:
+    attempt = Path(finished.data_uri.removeprefix("file://"))
+    place = {"attempt": attempt, "table": attempt / "rows", "file": attempt / "rows" / "part-00000.parquet"}[what]
+    elsewhere = place.rename(tmp_path / "elsewhere")
+    place.symlink_to(elsewhere)
+    with pytest.raises(BundleError, match="is a symbolic link that leads out of"):
+        Bundle.open(finished.uri).table("rows")
+
+
+def test_a_link_to_the_work_folder_and_one_inside_the_bundle_are_fine(finished: Bundle, tmp_path: Path) -> None:
+    attempt = Path(finished.data_uri.removeprefix("file://"))
+    file = attempt / "rows" / "part-00000.parquet"
+    file.symlink_to(file.rename(attempt / "moved.parquet"))
+    (tmp_path / "linked").symlink_to(attempt.parent)
+    assert Bundle.open(str(tmp_path / "linked")).table("rows").arrow().num_rows == 2
+
+
+def test_a_manifest_that_is_cut_short_says_what_to_do(finished: Bundle) -> None:
+    path = Path(finished.uri.removeprefix("file://")) / "manifest.json"
+    path.write_text(path.read_text()[:40])
+    with pytest.raises(BundleError, match="is not JSON .* Remove it and run the stage"):
+        Bundle.find(finished.uri)
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Bundle:
+    """A bundle with one small table."""
+    writer = BundleWriter(f"file://{tmp_path}/bundle", "toy", "f")
+    writer.write_arrow("rows", pa.table({"x": [1, 2]}))
+    return writer.finish(code_version=1, config={}, inputs={})

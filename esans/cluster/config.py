@@ -11,6 +11,7 @@ from esans.cluster.config_quality import GateConfig, QualityConfig
 from esans.codebooks.config import KMeansConfig
 from esans.codebooks.sizes import Sizes, decide
 from esans.config import Added, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Runtime, config, section
+from esans.roots import Place
 
 MODES = ("kmeans", "vq")
 # Sizes by the rule stay those of the previous build while they are within this factor of what the rule says today.
@@ -79,7 +80,7 @@ class ClusterConfig:
     """What the report measures beside sizes, agreement and coherence."""
     gate: Annotated[GateConfig, Runtime] = section(GateConfig)
     """Bounds on figures of the report that stop the pipeline before anything is trained."""
-    previous: str | None = None
+    previous: Annotated[str | None, Place] = None
     """URI of an earlier cluster bundle: k-means starts from its codebooks, ids are matched to its ids, and the adjusted Rand index
     is reported; null starts afresh."""
     keep_within: Fraction = 0.02

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from esans.config import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, config
+from esans.roots import Place
 
 
 @config
@@ -25,7 +26,7 @@ class QualityConfig:
     max_pairs: Annotated[int, Field(ge=1_000)] = 2_000_000
     """Pairs of a train and a validation positive that are counted: all where there are no more, else those of users
     sampled by a hash. Bounds what Spark joins and what reaches the driver (40 bytes a pair at most). At least 1,000."""
-    model: str | None = None
+    model: Annotated[str | None, Place] = None
     """URI of a train bundle: hardness is then the score of users and negatives under that model, which is loaded on the driver
     (items x dim x 4 bytes); null takes the cosine of aligned vectors. Like every key that the report reads, a change of it
     builds the clusters anew."""

@@ -8,6 +8,7 @@ from rich.console import Console
 from esans.config import Key, document, to_dict
 from esans.errors import ConfigError
 from esans.negatives.registry import CONFIGS
+from esans.redaction import redact_values
 from esans.settings import Settings, Source
 
 _USAGE = """usage: {program} [--config FILE.yaml ...] [--section.key=value ...] [--print_config] [--help]
@@ -49,7 +50,7 @@ def parse(arguments: list[str], program: str, about: str) -> Source | None:
             overrides.append(argument)
     source = Source(tuple(files), tuple(overrides))
     if print_config:
-        print(yaml.safe_dump(to_dict(source.load()), sort_keys=False, allow_unicode=True), end="")
+        print(yaml.safe_dump(redact_values(to_dict(source.load())), sort_keys=False, allow_unicode=True), end="")
         return None
     return source
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -10,6 +11,7 @@ from pydantic import Field
 
 from esans.config import Added, Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Runtime, config, section
 from esans.features.registry import BEHAVIOUR_ENCODERS, IMAGE_ENCODERS, TEXT_ENCODERS, check
+from esans.roots import Place
 
 OnBadLength = Literal["missing", "error"]
 
@@ -90,8 +92,11 @@ class ImageConfig(ModelConfig):
     `none`."""
     architecture: str | None = None
     """`open_clip`, `timm`: name of the architecture in that library; for open_clip also a .json file of one."""
-    checkpoint: str | None = None
+    checkpoint: Annotated[str | None, Place] = None
     """`open_clip`, `timm`: file of the weights, safetensors or a pickle of weights only; a path that every executor has."""
+    roots: Annotated[list[str], Runtime] = dataclasses.field(default_factory=list)
+    """Where URIs of pictures in the items table may point: each must lie below one of these. Empty: anywhere. Pictures elsewhere
+    count as missing (unreadable)."""
     unchanged_by: Literal["content", "uri"] = "content"
     """How a picture at a URI is known again: by its `content`, read in each build, or by the `uri` alone, which reads only new ones."""
     read_threads: Annotated[PositiveInt, Runtime] = 8
@@ -235,7 +240,7 @@ class FeaturesConfig:
     """The item graph and behaviour vectors."""
     side: SideConfig = section(SideConfig)
     """Side columns."""
-    previous: str | None = None
+    previous: Annotated[str | None, Place] = None
     """URI of an earlier features bundle: what its model encoders made of a text or picture that is unchanged is taken from it."""
     keep_space: Annotated[bool, Added] = False
     """With `previous`: vectors that are fitted to the data (TF-IDF, landmarks, LightGCN) stay in its space, and side codes keep their

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from esans.roots import refusal
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -32,12 +34,16 @@ class Limits:
 
     max_bytes: int
     max_pixels: int
+    roots: tuple[str, ...] = ()
+    """Where a URI may point; anywhere when empty."""
 
 
 def read(uri: str, limits: Limits) -> bytes:
     """The bytes at a URI or local path. Raises Refused: unreadable, or too large."""
     import fsspec
 
+    if limits.roots and (problem := refusal(uri, limits.roots)) is not None:
+        raise Refused(UNREADABLE, f"the URI {problem}")
     try:
         filesystem, path = fsspec.core.url_to_fs(uri)
         with filesystem.open(path, "rb") as stream:

@@ -96,7 +96,7 @@ def checked(vectors: Any, rows: int, work: Work) -> np.ndarray:
 
 def limits_of(section: Any) -> pictures.Limits:
     """Bounds of one picture from the image section."""
-    return pictures.Limits(section.max_bytes, section.max_pixels)
+    return pictures.Limits(section.max_bytes, section.max_pixels, tuple(section.roots))
 
 
 def hash_batches(section: Any, batches: Iterator[pa.RecordBatch], done: Accumulator[int]) -> Iterator[pa.RecordBatch]:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from esans.config import Added, Fraction, PositiveFloat, PositiveInt, config, section
+from esans.roots import Place
 
 # A point in time as people write it: unix seconds, an ISO date, or what YAML makes of an unquoted date.
 Instant = int | float | str | datetime.datetime | datetime.date
@@ -37,14 +38,15 @@ def seconds(value: int | float | str, key: str) -> float:
 class TableConfig:
     """Where a table is and how Spark reads it: a `path` or a catalogue `table`."""
 
-    path: str | None = None
+    path: Annotated[str | None, Place] = None
     """File, folder or glob as a URI; without a scheme it is a local path. Give this or `table`."""
     table: str | None = None
     """Name of a Spark catalogue table, or a path that `format` names (such as delta). Needs `snapshot`."""
     format: str = "parquet"
     """Spark format of `path`: parquet, csv, json, orc or any other that the session knows."""
     options: dict[str, str | bool | int | float] = dataclasses.field(default_factory=dict)
-    """Reader options by name. CSV files have a header unless options.header says otherwise."""
+    """Reader options by name. CSV files have a header unless options.header says otherwise. `${env:NAME}` in a value is read from the
+    environment, for passwords."""
     snapshot: str | None = None
     """Version of a table whose files cannot be fingerprinted. Change it when the table changes, and the stage runs again."""
 
@@ -278,7 +280,7 @@ class PrepareConfig:
     until: Annotated[Instant | None, Added] = None
     """Interactions from this moment on are not read (unix seconds, or an ISO date, which is its first moment in UTC), whatever they
     hold: they are neither counted nor rejected. None: all of them."""
-    previous: str | None = None
+    previous: Annotated[str | None, Place] = None
     """URI of an earlier prepare bundle whose ids stay as they are; new ones come after them. None: ids start from 0."""
 
     def __post_init__(self) -> None:

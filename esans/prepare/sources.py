@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from esans.errors import ConfigError, DataError
 from esans.lake import hadoop_uri, read_parquet
 from esans.prepare.config import TableConfig
+from esans.redaction import resolve
 from esans.spark import unreadable_file
 from esans.uri import canonical
 
@@ -28,12 +29,12 @@ def read_table(spark: SparkSession, config: TableConfig, name: str, key: str) ->
     """
     with readable(name):
         if config.table is not None:
-            return spark.table(config.table) if config.format == "parquet" else _reader(spark, config).load(config.table)
+            return spark.table(config.table) if config.format == "parquet" else _reader(spark, config, key).load(config.table)
         path = str(config.path)
         # Without a scheme Spark would ask its default file system, which on a cluster need not be this one.
         native = hadoop_uri(spark, path if "://" in path else canonical(path))
         if native is not None:
-            return _reader(spark, config).load(native)
+            return _reader(spark, config, key).load(native)
         if config.format != "parquet":
             raise ConfigError(
                 f"{key}.path = {path!r}: this Spark has no file system for it, and without one only Parquet is read, not {config.format}. "
@@ -42,9 +43,12 @@ def read_table(spark: SparkSession, config: TableConfig, name: str, key: str) ->
         return read_parquet(spark, path)
 
 
-def _reader(spark: SparkSession, config: TableConfig):  # type: ignore[no-untyped-def]
+def _reader(spark: SparkSession, config: TableConfig, key: str):  # type: ignore[no-untyped-def]
     options = {"header": True, **config.options} if config.format == "csv" else config.options
-    texts = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in options.items()}
+    texts = {
+        name: str(value).lower() if isinstance(value, bool) else resolve(str(value), f"{key}.options.{name}")
+        for name, value in options.items()
+    }
     return spark.read.format(config.format).options(**texts)
 
 

@@ -186,6 +186,8 @@ class Checkpoints:
             raise Damaged(f"{where}/{_MANIFEST} is not what its checksum says")
         self._same_config(where, manifest["config"])
         for file, expected in manifest["files"].items():
+            if posixpath.basename(file) != file:
+                raise CheckpointError(f"{where}/{_MANIFEST} names {file!r}, which is no file of its folder. Remove the checkpoint.")
             path = f"{self.path}/{name}/{file}"
             if not self.filesystem.exists(path) or self._sha256(path) != expected:
                 raise Damaged(f"{where}/{file} is missing or not what its checksum says")

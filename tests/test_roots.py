@@ -1,0 +1,90 @@
+"""A configuration reads from stores of files alone, and below the roots that it or the operator of the machine names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from esans.errors import ConfigError
+from esans.features.pictures import Limits, Refused, read
+from esans.roots import VARIABLE, places, refusal
+from esans.settings import Settings, Source
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def load(*overrides: str) -> Settings:
+    return Source((str(ROOT / "conf" / "cluster.yaml"),), overrides).load()
+
+
+def test_every_place_of_a_configuration_is_known() -> None:
+    settings = load("--prepare.items.extra.x.path=/a", "--prepare.interactions.options.path=/b", "--features.previous=s3://bucket/f")
+    assert {key for key, _ in places(settings)} == {
+        "work_dir",
+        "prepare.items.path",
+        "prepare.items.extra.x.path",
+        "prepare.interactions.path",
+        "prepare.interactions.options.path",
+        "features.previous",
+    }
+
+
+@pytest.mark.parametrize(
+    ("uri", "problem"),
+    [
+        ("https://host/items.parquet", "is no store of files"),
+        ("zip://x::s3://bucket/y.zip", "is no store of files"),
+        ("simplecache::https://host/x", "is no store of files"),
+        ("s3://key:secret12@bucket/x", "holds a password"),
+        ("s3://bucket/work/../../other", "climbs with '..'"),
+        ("s3://bucket/items", None),
+        ("hdfs:///items", None),
+        ("../shared/items.parquet", None),
+    ],
+)
+def test_without_roots_every_store_of_files_is_read_and_nothing_else(uri: str, problem: str | None) -> None:
+    found = refusal(uri, [])
+    assert found is None if problem is None else found is not None and problem in found
+
+
+def test_a_place_outside_the_roots_is_refused_before_anything_starts_and_named() -> None:
+    with pytest.raises(ConfigError) as refused:
+        load("--allowed_roots=[/mnt/esans/raw]", "--cluster.previous=/mnt/other/cluster", "--prepare.interactions.path=s3://elsewhere/x")
+    assert [line.split(":")[0] for line in str(refused.value).splitlines()] == [
+        "prepare.interactions.path = 's3",
+        "cluster.previous = '/mnt/other/cluster'",
+    ]
+    assert "lies outside allowed_roots (/mnt/esans/raw, /mnt/esans/work)" in str(refused.value)
+    load("--allowed_roots=[/mnt/esans]")
+
+
+def test_no_configuration_widens_the_roots_of_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "/mnt/esans, s3://bucket")
+    load("--features.previous=s3://bucket/features/1")
+    with pytest.raises(ConfigError, match=f"lies outside {VARIABLE}"):
+        load("--allowed_roots=[/]", "--work_dir=/elsewhere")
+    with pytest.raises(ConfigError, match=f"lies outside {VARIABLE}"):
+        load("--prepare.items.path=s3://bucket-of-another/items")
+
+
+def test_neither_dots_nor_links_lead_out_of_a_root(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    inside.mkdir()
+    outside.mkdir()
+    (inside / "link").symlink_to(outside)
+    assert refusal(str(inside / "a" / "b"), [str(inside)]) is None
+    assert refusal(f"file://{inside}/a", [str(inside)]) is None
+    for escape in (inside / "link" / "x", inside / ".." / "out", tmp_path / "in-other"):
+        assert refusal(str(escape), [str(inside)]) is not None
+
+
+def test_a_picture_outside_the_roots_is_unreadable(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(b"a")
+    (tmp_path / "b.png").write_bytes(b"b")
+    limits = Limits(100, 100, (str(tmp_path / "in"),))
+    assert read(str(tmp_path / "in" / "a.png"), limits) == b"a"
+    with pytest.raises(Refused, match="lies outside allowed_roots"):
+        read(str(tmp_path / "b.png"), limits)
+    assert read(str(tmp_path / "b.png"), Limits(100, 100)) == b"b"
