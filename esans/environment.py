@@ -62,22 +62,31 @@ def check_pins() -> None:
     Raises:
         EnvironmentProblem: a package is missing or has another version, or both faiss builds are installed.
     """
+    problems = pin_problems()
+    if problems:
+        raise EnvironmentProblem(problems[0])
+
+
+def pin_problems() -> list[str]:
+    """All that `check_pins` would refuse, a message each with its cure."""
     try:
         requirements = importlib.metadata.requires("esans") or []
     except importlib.metadata.PackageNotFoundError:
-        return
+        return []
+    problems = []
     for package, wanted, optional in exact_pins(requirements):
         found = _installed(package)
         if found is None and optional:
             continue
         # A local suffix (2.13.0+cpu) is another build of the same version.
         if found is None or found.partition("+")[0] != wanted:
-            raise EnvironmentProblem(_pin_message(package, found, wanted))
+            problems.append(_pin_message(package, found, wanted))
     if _installed("faiss-cpu") and _installed("faiss-gpu"):
-        raise EnvironmentProblem(
+        problems.append(
             "faiss-cpu and faiss-gpu are both installed and overwrite each other's files. "
             "Cure: pip uninstall -y faiss-cpu faiss-gpu, then pip install the one of your extra (cpu or gpu)."
         )
+    return problems
 
 
 def _installed(package: str) -> str | None:

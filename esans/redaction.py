@@ -29,7 +29,7 @@ _USER_INFO = re.compile(r"([a-z][a-z0-9+.-]*://[^\s/'\"@:]*):[^\s/'\"]*@", re.IG
 _WEB_TOKEN = re.compile(r"(https?://)[^\s/'\"@:]+@", re.IGNORECASE)
 _QUERY = re.compile(rf"([?&;][^=&;\s]*(?:{_SECRET}|\bsig|\bkey)[^=&;\s]*=)[^&;\s'\"]+", re.IGNORECASE)
 _ASSIGNED = re.compile(
-    rf"([\w.-]*(?:{_SECRET})[\w.-]*)(['\"]?\s*=\s*['\"]?|['\"]\s*:\s*['\"])(?!\$\{{env:)([^\s'\",}}\])&;]+)", re.IGNORECASE
+    rf"([\w.-]*(?:{_SECRET})[\w.-]*)(['\"]?\s*=\s*[\[({{'\"]*|['\"]\s*:\s*['\"])(?!\$\{{env:)([^\s'\",}}\])&;]+)", re.IGNORECASE
 )
 _REFERENCE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 # A shorter value would be found in words that mean something else.
