@@ -93,7 +93,13 @@ def run(work: Path, store: Path | None = None) -> tuple[dict[str, str], int]:
     process.run("printed", 0, "pipeline", "--print_config")
     process.run("wrong-type", 2, "prepare", f"--prepare.items.options.password=[{canaries['value of a wrong type']}]")
     database = f"--prepare.items.options.url=jdbc:postgresql://me:{canaries['database']}@127.0.0.1:1/x"
-    absent = ["--prepare.items.path=null", "--prepare.items.table=x", "--prepare.items.snapshot=1", "--prepare.items.format=jdbc", database]
+    absent = [
+        "--prepare.items.path=null",
+        "--prepare.items.table=x",
+        "--prepare.items.snapshot=v1",
+        "--prepare.items.format=jdbc",
+        database,
+    ]
     process.run("server-away", 1, "prepare", "--seed=1")
     process.run("no-database", 1, "prepare", *absent, f"--tracking.uri=sqlite:///{searched}/work/other.db")
     return canaries, process.count

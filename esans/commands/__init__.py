@@ -13,6 +13,7 @@ COMMANDS: Mapping[str, str] = {
     "retrain": "the scheduled run: retrain as of a day, compare with the champion, publish what is not worse",
     "rollback": "the previous champion serves again",
     "doctor": "what this machine has, what is wrong with it, and what to do",
+    "plan": "what data of a size will take: disk, memory, executors, hours, money, and what stops fitting first",
     "deliver": "send MLflow what it could not be sent before: esans deliver WORK_DIR",
     "package": "build what a cluster needs and print its spark-submit commands: esans package --target yarn",
 }

@@ -1,0 +1,147 @@
+"""Write esans/plan/constants.json: what `esans plan` counts with, measured on the chain over made-up tables of two sizes.
+
+    python -m benchmarks.plan_constants --work FOLDER
+
+FOLDER keeps what was run (benchmarks/planning/run.py makes what is missing). Factors on bytes are the means over both sizes; seconds are
+a fixed part and one that grows, the line through both. The shop data, which benchmarks/plan_check.py compares with, has no part in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.figures import machine
+from benchmarks.planning.measured import planned
+from benchmarks.planning.run import made
+from esans.plan.constants import FILE
+from esans.plan.duration import GROWS_WITH, swept_bytes
+from esans.plan.sizes import Sizes
+from esans.plan.volume import LAWS
+
+COMMAND = "python -m benchmarks.plan_constants --work FOLDER"
+SIZES = ((4_000, 4_000, 100_000), (12_000, 12_000, 300_000))
+CORES = 2
+# Nobody has measured these here: a data sheet (H100 SXM, dense bfloat16 and HBM3), and a share of it that such steps are thought to reach.
+ASSUMED = {
+    "tflops": 989.0,
+    "gigabytes_per_second": 3350.0,
+    "share_reached": 0.25,
+    "step_overhead_seconds": 0.005,
+    "source": "data sheet of the NVIDIA H100 SXM; share and overhead are assumptions, never measured here",
+}
+Run = tuple[Sizes, Mapping[str, Any]]
+
+
+def main() -> None:
+    """Run what is missing, fit, write, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=FILE)
+    options = parser.parse_args()
+    runs = [planned(json.loads(made(options.work.resolve(), *size).read_text())) for size in SIZES]
+    constants = fit(runs)
+    options.out.write_text(json.dumps(constants, indent=1, sort_keys=True) + "\n")
+    print(json.dumps(constants, indent=1, sort_keys=True))
+
+
+def fit(runs: Sequence[Run]) -> dict[str, Any]:
+    """The constants of two runs."""
+    shares = {
+        "examples_per_interaction": _mean([run["examples"] / run["interactions"] for _, run in runs]),
+        "test_users_per_user": _mean([run["test_users"] / run["users"] for _, run in runs]),
+        "activity_spread": _mean([run["activity_spread"] for _, run in runs]),
+    }
+    return {
+        "command": COMMAND,
+        "machine": machine(),
+        "date": time.strftime("%Y-%m-%d"),
+        "measured_on": [{name: run[name] for name in ("users", "items", "interactions", "examples")} for _, run in runs],
+        "cores": CORES,
+        "shares": shares,
+        "volume": {name: _mean([_part(run, name) / law(sizes, shares) for sizes, run in runs]) for name, law in LAWS.items()},
+        "rest": {stage: _mean([_rest(run, stage) for _, run in runs]) for stage in _stages(runs[0][1])},
+        "seconds": _seconds(runs, shares),
+        "assumed": ASSUMED,
+    }
+
+
+def _seconds(runs: Sequence[Run], shares: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    found = {}
+    for stage, quantity in GROWS_WITH.items():
+        points = [(quantity(sizes, shares), seconds_of(run, stage)) for sizes, run in runs]
+        each, fixed = _line(points)
+        found[stage] = {"fixed": fixed, "each": each}
+    return {**found, "train": _train(runs)}
+
+
+def _train(runs: Sequence[Run]) -> dict[str, float]:
+    """Seconds of a step = batch x (each_example + each_vector x item vectors of an example) + bytes swept x each_table_byte."""
+    from scipy.optimize import nnls
+
+    rows, seconds = [], []
+    for sizes, run in runs:
+        for method, vectors in run["negatives"].items():
+            rows.append([sizes.batch, sizes.batch * vectors, swept_bytes(sizes)])
+            seconds.append(sizes.batch / examples_per_second(run, method))
+    # Columns of like size, or the solver sees nothing but the largest.
+    scale = [max(column) or 1.0 for column in zip(*rows, strict=True)]
+    solved, _ = nnls([[value / top for value, top in zip(row, scale, strict=True)] for row in rows], seconds)
+    names = ("each_example", "each_vector", "each_table_byte")
+    return {name: float(value / top) for name, value, top in zip(names, solved, scale, strict=True)}
+
+
+def examples_per_second(run: Mapping[str, Any], method: str) -> float:
+    """Mean over the epochs of a method, by time."""
+    epochs = run["stages"][f"train.{method}"]["epochs"]
+    return float(sum(one["examples_per_second"] * one["seconds"] for one in epochs) / sum(one["seconds"] for one in epochs))
+
+
+def _stages(run: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(name.partition(".")[0] for name in run["stages"]))
+
+
+def _of(run: Mapping[str, Any], stage: str) -> list[Mapping[str, Any]]:
+    """The stage, or each method's."""
+    return [found for name, found in run["stages"].items() if name.partition(".")[0] == stage]
+
+
+def seconds_of(run: Mapping[str, Any], stage: str) -> float:
+    """Of the stage, or of the mean method."""
+    return _plain_mean([found["seconds"] for found in _of(run, stage)])
+
+
+def _part(run: Mapping[str, Any], name: str) -> float:
+    stage, _, part = name.partition(".")
+    return _plain_mean([found["bytes"].get(part, 0) for found in _of(run, stage)])
+
+
+def _rest(run: Mapping[str, Any], stage: str) -> float:
+    known = {name.partition(".")[2] for name in LAWS if name.startswith(f"{stage}.")}
+    return _plain_mean([sum(size for part, size in found["bytes"].items() if part not in known) for found in _of(run, stage)])
+
+
+def _line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """(slope, start) of the line through two points, neither below 0."""
+    (x, small), (y, large) = points
+    slope = max((large - small) / (y - x), 0.0)
+    start = small - slope * x
+    return (slope, start) if start >= 0 else (_plain_mean([small / x, large / y]), 0.0)
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Geometric: the factor that is off by the same factor both ways."""
+    return float(math.exp(_plain_mean([math.log(value) for value in values]))) if all(values) else _plain_mean(values)
+
+
+def _plain_mean(values: Sequence[float]) -> float:
+    return float(sum(values) / len(values))
+
+
+if __name__ == "__main__":
+    main()

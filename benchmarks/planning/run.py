@@ -1,0 +1,74 @@
+"""Run the chain once over tables of a size, or over the shop data, and keep what it took.
+
+python -m benchmarks.planning.run --work FOLDER --users 4000 --items 4000 --interactions 100000
+python -m benchmarks.planning.run --work FOLDER --shop
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from benchmarks.planning.measured import measure, save
+from esans.settings import Source
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).parent
+METHODS = ["uniform", "esans"]
+# The quickstart's own settings, with as many epochs as are said, and the embedding that large catalogues take.
+SHOP = [
+    "--features.behaviour.encoder=landmarks",
+    "--align.epochs=4",
+    "--references.item_knn=false",
+    "--train.epochs=2",
+    "--train.patience=0",
+    "--tracking.system_metrics=false",
+]
+
+
+def main() -> None:
+    """Run and keep."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--shop", action="store_true", help="data/online_retail in place of made-up tables")
+    for name in ("users", "items", "interactions"):
+        parser.add_argument(f"--{name}", type=int, default=0)
+    options = parser.parse_args()
+    if options.shop:
+        interactions = pq.ParquetFile(ROOT / "data" / "online_retail" / "interactions.parquet").metadata.num_rows
+        run(options.work.resolve(), "shop", [str(ROOT / "conf" / "quickstart.yaml")], SHOP, interactions)
+    else:
+        made(options.work.resolve(), options.users, options.items, options.interactions)
+
+
+def made(work: Path, users: int, items: int, interactions: int) -> Path:
+    """Make the tables, run, keep; returns the file with what it took."""
+    raw = work / f"raw-{interactions}"
+    if not (raw / "interactions.parquet" / "_SUCCESS").is_file():
+        command = [sys.executable, "-m", "benchmarks.generate", "--users", str(users), "--items", str(items)]
+        subprocess.run([*command, "--interactions", str(interactions), "--out", str(raw), "--master", "local[2]"], cwd=ROOT, check=True)
+    paths = [f"--prepare.items.path={raw}/items.parquet", f"--prepare.interactions.path={raw}/interactions.parquet"]
+    return run(work, str(interactions), [str(HERE / "generated.yaml")], paths, interactions)
+
+
+def run(work: Path, name: str, configs: list[str], overrides: list[str], interactions: int) -> Path:
+    """One pipeline from nothing, in a process of its own; returns the file with what it took."""
+    out = work / f"{name}.json"
+    if out.is_file():
+        return out
+    folder = work / name
+    shutil.rmtree(folder, ignore_errors=True)
+    overrides = [*overrides, f"--work_dir={folder}", f"--pipeline.methods=[{', '.join(METHODS)}]"]
+    arguments = [part for config in configs for part in ("--config", config)] + overrides
+    subprocess.run([sys.executable, "-m", "esans.cli", "pipeline", *arguments], cwd=ROOT, check=True)
+    save(out, measure(Source(tuple(configs), tuple(overrides)), METHODS, interactions))
+    return out
+
+
+if __name__ == "__main__":
+    main()
