@@ -11,6 +11,7 @@ from typing import Any
 from esans.bundle import Bundle, BundleWriter, digest
 from esans.config import flatten, to_dict
 from esans.errors import BundleError
+from esans.observe import Seen, observed
 from esans.progress import headline, say
 from esans.redaction import redact_values
 from esans.settings import Settings
@@ -109,10 +110,19 @@ def run_stage(plan: Plan, name: str, parent: Run | None = None, label: str = "")
         EsansError: whatever a stage raises that refuses a finished bundle of its own, this one or an input.
     """
     settings, planned = plan.settings, plan.stage(name)
+    labels = {"stage": name} | ({"method": settings.method} if settings.method and name in METHOD_STAGES else {})
+    about = {"pipeline_run_id": parent.run_id if parent else "", "fingerprint": planned.fingerprint, "bundle": planned.uri}
+    with observed(settings.logging, settings.work_dir, Seen("stage", labels=labels, about=about)) as seen:
+        return _run_or_find(plan, name, parent, label, seen)
+
+
+def _run_or_find(plan: Plan, name: str, parent: Run | None, label: str, seen: Seen) -> Bundle:
+    settings, planned = plan.settings, plan.stage(name)
     title = f"{label}{name}" + (f" ({settings.method})" if settings.method and name in METHOD_STAGES else "")
     done = Bundle.find(planned.uri)
     if done is not None:
         stage_class(name).accept(getattr(settings, name), done)
+        seen.status, seen.rows = "up_to_date", rows_of(done)
         say(f"{title}: up to date  {planned.uri}")
         return done
     inputs = {source: _open_input(name, source, uri) for source, uri in planned.inputs.items()}
@@ -122,6 +132,7 @@ def run_stage(plan: Plan, name: str, parent: Run | None = None, label: str = "")
     cls = stage_class(name)
     run_name = f"{name}-{settings.method}" if settings.method and name in METHOD_STAGES else name
     with start_run(settings.tracking, settings.work_dir, run_name, parent.run_id if parent else None) as run:
+        seen.run_id = run.run_id
         run.tag(
             stage=name,
             fingerprint=planned.fingerprint,
@@ -145,9 +156,15 @@ def run_stage(plan: Plan, name: str, parent: Run | None = None, label: str = "")
         cls(getattr(settings, name), context).run(inputs, out)
         bundle = out.finish(code_version=cls.code_version, config=planned.config, inputs=planned.inputs)
         run.metrics({**out.figures, "seconds": time.time() - started})
-    rows = ", ".join(f"{table} {entry['rows']:,}" for table, entry in out.tables.items())
+    seen.rows = rows_of(bundle)
+    rows = ", ".join(f"{table} {count:,}" for table, count in seen.rows.items())
     say(f"{title}: done in {time.time() - started:.1f} s" + (f"; rows: {rows}" if rows else ""))
     return bundle
+
+
+def rows_of(bundle: Bundle) -> dict[str, int]:
+    """Rows of each table."""
+    return {table: int(entry["rows"]) for table, entry in bundle.manifest["tables"].items()}
 
 
 def _open_input(name: str, source: str, uri: str) -> Bundle:

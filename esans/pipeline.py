@@ -15,6 +15,7 @@ from esans.config import flatten, to_dict
 from esans.errors import ConfigError
 from esans.evaluate.report import Comparison, MethodResult, print_table, write_report
 from esans.flow import METHOD_STAGES, STAGES, Plan, run_stage, stage_class
+from esans.observe import Seen, observed
 from esans.progress import headline, say
 from esans.settings import Settings, Source
 from esans.tracking import Run, resolve_uri, start_run
@@ -36,10 +37,18 @@ def run(source: Source) -> list[MethodResult]:
         raise ConfigError("pipeline.methods is empty: name at least one file of conf/experiments, such as [uniform].")
     by_method = {method: source.load(method) for method in settings.pipeline.methods}
     started = time.time()
+    seen = Seen("pipeline", labels={"pipeline": settings.pipeline.name}, about={"methods": list(by_method)})
+    with observed(settings.logging, settings.work_dir, seen):
+        return _run(settings, by_method, seen, started)
+
+
+def _run(settings: Settings, by_method: dict[str, Settings], seen: Seen, started: float) -> list[MethodResult]:
     if _up_to_date(by_method):
         say("every stage is up to date")
+        seen.status = "up_to_date"
         return _finish(settings, _collect(by_method, None), None, started)
     with start_run(settings.tracking, settings.work_dir, settings.pipeline.name) as parent:
+        seen.run_id = parent.run_id
         parent.tag(kind="pipeline", methods=",".join(by_method))
         parent.params(flatten(to_dict(settings)))
         results = _collect(by_method, parent)

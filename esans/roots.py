@@ -14,7 +14,7 @@ import fsspec
 from esans.config import is_marked
 from esans.errors import ConfigError
 from esans.redaction import by_place
-from esans.uri import is_local
+from esans.uri import canonical, is_local
 
 # Roots that hold beside those of any configuration, separated by commas: for the operator of a machine where others' configurations run.
 VARIABLE = "ESANS_ALLOWED_ROOTS"
@@ -100,4 +100,4 @@ def _absolute(uri: str) -> str:
     if is_local(filesystem):
         # A link inside a root must not lead out of it; the part before a glob is what can be looked at.
         return "file://" + os.path.realpath(path)
-    return str(filesystem.unstrip_protocol(path)).rstrip("/")
+    return canonical(uri)

@@ -16,6 +16,7 @@ from esans.errors import ConfigError
 from esans.evaluate.config import EvaluateConfig
 from esans.export.config import ExportConfig
 from esans.features.config import FeaturesConfig
+from esans.observe import LoggingConfig
 from esans.prepare.config import PrepareConfig
 from esans.recommend.config import RecommendConfig
 from esans.references.config import ReferencesConfig
@@ -57,6 +58,8 @@ class Settings:
     """How Spark runs."""
     tracking: TrackingConfig = section(TrackingConfig)
     """Where runs are remembered."""
+    logging: LoggingConfig = section(LoggingConfig)
+    """What machines are told."""
     pipeline: PipelineConfig = section(PipelineConfig)
     """What `esans pipeline` runs."""
     prepare: PrepareConfig = section(PrepareConfig)

@@ -7,10 +7,13 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import fsspec
 
 from esans.config import PositiveInt, Runtime, config
 from esans.redaction import resolve
+from esans.uri import is_local
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -32,6 +35,9 @@ class SparkConfig:
     """Further JVM options of the driver, such as -XX:TieredStopAtLevel=1 for runs of a few minutes."""
     shuffle_partitions: Annotated[PositiveInt, Runtime] = 8
     """Partitions after a shuffle before adaptive execution joins the small ones."""
+    event_log: Annotated[Literal["auto", "none"], Runtime] = "auto"
+    """What Spark did, for its history server: `auto` keeps it in `spark-events` of a local work directory, compressed, and names it in
+    the tag `spark_event_log` of each run; `none` keeps nothing. Under spark-submit its own spark.eventLog.* settings count."""
     conf: Annotated[dict[str, str], Runtime] = dataclasses.field(default_factory=dict)
     """Any further Spark settings, as name: value. `${env:NAME}` in a value is read from the environment, for keys and passwords."""
 
@@ -59,8 +65,14 @@ def under_spark_submit() -> bool:
     return "PYSPARK_GATEWAY_PORT" in os.environ
 
 
-def open_session(config: SparkConfig, app_name: str) -> SparkSession:
-    """The running session, or a new one. UTC, Arrow transfer and adaptive execution are always on."""
+def open_session(config: SparkConfig, app_name: str, work_dir: str | None = None) -> SparkSession:
+    """The running session, or a new one. UTC, Arrow transfer and adaptive execution are always on.
+
+    Args:
+        config: how Spark runs.
+        app_name: as its pages show it.
+        work_dir: where a new session keeps its event log, under `config.event_log`; None keeps none.
+    """
     from pyspark.sql import SparkSession
 
     from esans.environment import require_java
@@ -83,6 +95,8 @@ def open_session(config: SparkConfig, app_name: str) -> SparkSession:
             # Read by Spark's launch scripts, before any setting is.
             os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
             builder = builder.config("spark.driver.host", "127.0.0.1")
+        for name, value in _event_log(config, work_dir).items():
+            builder = builder.config(name, value)
     fixed = {
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
@@ -97,3 +111,32 @@ def open_session(config: SparkConfig, app_name: str) -> SparkSession:
     session = builder.getOrCreate()
     session.sparkContext.setLogLevel("ERROR")
     return session
+
+
+def _event_log(config: SparkConfig, work_dir: str | None) -> dict[str, str]:
+    filesystem, path = fsspec.core.url_to_fs(work_dir or "memory://")
+    if config.event_log == "none" or not is_local(filesystem):
+        return {}
+    folder = Path(path) / "spark-events"
+    # Spark does not make it.
+    folder.mkdir(parents=True, exist_ok=True)
+    return {
+        "spark.eventLog.enabled": "true",
+        "spark.eventLog.dir": folder.as_uri(),
+        "spark.eventLog.compress": "true",
+        # One file an application, so that a tag can name it.
+        "spark.eventLog.rolling.enabled": "false",
+    }
+
+
+def event_log_of(session: SparkSession) -> str | None:
+    """URI of the session's event log once the session has ended (`.inprogress` follows the name until then), or None without one."""
+    conf = session.sparkContext.getConf()
+    if conf.get("spark.eventLog.enabled", "false") != "true":
+        return None
+    name = session.sparkContext.applicationId
+    if conf.get("spark.eventLog.rolling.enabled", "true") == "true":
+        name = f"eventlog_v2_{name}"
+    elif conf.get("spark.eventLog.compress", "false") == "true":
+        name += "." + str(conf.get("spark.eventLog.compression.codec", "zstd"))
+    return f"{str(conf.get('spark.eventLog.dir', '/tmp/spark-events')).rstrip('/')}/{name}"

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from esans.bundle import Bundle, BundleWriter
-from esans.spark import SparkConfig, open_session
+from esans.spark import SparkConfig, event_log_of, open_session
 from esans.tracking import Run, TrackingConfig
 
 if TYPE_CHECKING:
@@ -34,7 +34,11 @@ class StageContext:
     @cached_property
     def spark(self) -> SparkSession:
         """The Spark session, started on first use so that torch-only stages never pay for it."""
-        return open_session(self.spark_config, "esans")
+        session = open_session(self.spark_config, "esans", self.work_dir)
+        log = event_log_of(session)
+        if log is not None:
+            self.run.tag(spark_event_log=log)
+        return session
 
 
 class Stage:

@@ -16,6 +16,7 @@ from esans.bundle import Bundle, BundleWriter
 from esans.config import PositiveInt, Runtime, build, config, section
 from esans.errors import BundleError, DataError
 from esans.flow import METHOD_STAGES, STAGES, Plan, run_stage, stage_class
+from esans.observe import LoggingConfig
 from esans.settings import PipelineConfig, Settings, Source
 from esans.spark import SparkConfig
 from esans.stage import Inputs, Stage
@@ -52,6 +53,8 @@ class Toy:
     """Spark."""
     tracking: TrackingConfig = section(TrackingConfig)
     """MLflow."""
+    logging: LoggingConfig = section(LoggingConfig)
+    """Logging."""
     pipeline: PipelineConfig = section(PipelineConfig)
     """Pipeline."""
     first: PartConfig = section(PartConfig)
