@@ -162,12 +162,7 @@ def settings(folder: Path, work_dir: Path, canaries: Mapping[str, str]) -> dict[
     spark = {
         "spark.hadoop.fs.s3a.secret.key": canaries["setting of Spark"],
         "spark.hadoop.fs.s3a.session.token": f"${{env:{VARIABLES['reference in a setting']}}}",
-        "spark.eventLog.enabled": "true",
-        "spark.eventLog.dir": (work_dir.parent / "events").as_uri(),
-        # So that the search reads what stands there.
-        "spark.eventLog.compress": "false",
     }
-    (work_dir.parent / "events").mkdir(exist_ok=True)
     columns = {"user_id": "user_id", "item_id": "item_id", "timestamp": "timestamp", "event": "event"}
     return {
         "work_dir": str(work_dir),
@@ -180,6 +175,7 @@ def settings(folder: Path, work_dir: Path, canaries: Mapping[str, str]) -> dict[
         },
         "tracking": {"system_metrics": False, "deliver_seconds": 1.0},
         "pipeline": {"methods": ["uniform"]},
+        "logging": {"lines": "both", "metrics_file": str(work_dir.parent / "metrics" / "esans.prom")},
         "prepare": {
             "items": {
                 "path": str(folder / "items.parquet"),
@@ -224,6 +220,8 @@ def _contents(path: Path) -> Iterator[bytes]:
     if path.suffix == ".parquet":
         for column in pq.read_table(path).columns:
             yield "\n".join(map(str, column.to_pylist())).encode()
+    elif path.suffix == ".zstd":
+        yield pa.CompressedInputStream(str(path), "zstd").read()
     elif zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
