@@ -16,10 +16,10 @@ WORK ?= work
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup develop sharded quickstart test lint unit integration format docs mlflow package clean distclean
+.PHONY: help setup gpu-check audit develop sharded quickstart test lint unit integration format docs mlflow package clean distclean
 
 help: ## Print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 setup: ## Make .venv, install the project, find or get Java
 	@sh tools/setup.sh --extras $(EXTRAS)
@@ -47,6 +47,13 @@ unit: develop ## Fast tests (TESTS=tests/prepare picks some)
 integration: develop ## A real Spark cluster, a real MLflow server, killed processes
 	@sh tools/sharded.sh || { rm -rf .venv-sharded; echo 'no .venv-sharded: the test of sharded tables is skipped'; }
 	$(PY) -m pytest -m integration -n 2 --dist loadfile tests
+
+gpu-check: ## Prove every claim about GPUs on this machine; writes docs/gpu-check.md (needs a GPU, and make develop)
+	$(PY) -m benchmarks.gpu_check
+
+audit: ## Compare the installed packages with databases of known weaknesses (needs the network)
+	$(PY) -m pip install --quiet pip-audit
+	$(PY) -m pip_audit --skip-editable
 
 format: develop ## Put the code into its one format
 	$(PY) -m ruff check --fix --select I .

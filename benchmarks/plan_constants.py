@@ -25,7 +25,7 @@ from esans.plan.sizes import Sizes
 from esans.plan.volume import LAWS
 
 COMMAND = "python -m benchmarks.plan_constants --work FOLDER"
-SIZES = ((4_000, 4_000, 100_000), (12_000, 12_000, 300_000))
+SIZES = ((3_000, 3_000, 60_000), (10_000, 10_000, 240_000))
 CORES = 2
 # Nobody has measured these here: a data sheet (H100 SXM, dense bfloat16 and HBM3), and a share of it that such steps are thought to reach.
 ASSUMED = {

@@ -7,18 +7,24 @@ python -m benchmarks.planning.run --work FOLDER --shop
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shutil
 import subprocess
 import sys
+import time
+from itertools import product
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 
 from benchmarks.planning.measured import measure, save
+from esans.flow import METHOD_STAGES, STAGES
 from esans.settings import Source
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
+_SAMPLE_SECONDS = 0.2
 METHODS = ["uniform", "esans"]
 # The quickstart's own settings, with as many epochs as are said, and the embedding that large catalogues take.
 SHOP = [
@@ -65,9 +71,34 @@ def run(work: Path, name: str, configs: list[str], overrides: list[str], interac
     shutil.rmtree(folder, ignore_errors=True)
     overrides = [*overrides, f"--work_dir={folder}", f"--pipeline.methods=[{', '.join(METHODS)}]"]
     arguments = [part for config in configs for part in ("--config", config)] + overrides
-    subprocess.run([sys.executable, "-m", "esans.cli", "pipeline", *arguments], cwd=ROOT, check=True)
-    save(out, measure(Source(tuple(configs), tuple(overrides)), METHODS, interactions))
+    taken = {}
+    for stage, method in [*((stage, "") for stage in STAGES if stage not in METHOD_STAGES), *product(METHOD_STAGES, METHODS)]:
+        command = [sys.executable, "-m", "esans.cli", stage, *arguments, *([f"--method={method}"] if method else [])]
+        name = f"{stage}.{method}" if method else stage
+        taken[name] = timed(command)
+        print(f"{name}: {taken[name]}", flush=True)
+    measured = measure(Source(tuple(configs), tuple(overrides)), METHODS, interactions)
+    for name, found in taken.items():
+        measured["stages"][name] |= found
+    save(out, measured)
     return out
+
+
+def timed(command: list[str]) -> dict[str, float]:
+    """Run a stage to its end: seconds on the clock, and of processors, over all its processes, which what else runs here hardly changes."""
+    began, spent = time.perf_counter(), {}
+    with subprocess.Popen(command, cwd=ROOT) as process:
+        while process.poll() is None:
+            with contextlib.suppress(psutil.Error):
+                top = psutil.Process(process.pid)
+                for one in [top, *top.children(recursive=True)]:
+                    with contextlib.suppress(psutil.Error):
+                        times = one.cpu_times()
+                        spent[one.pid, one.create_time()] = times.user + times.system
+            time.sleep(_SAMPLE_SECONDS)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command[3:])} ended with {process.returncode}")
+    return {"wall_seconds": round(time.perf_counter() - began, 2), "processor_seconds": round(sum(spent.values()), 2)}
 
 
 if __name__ == "__main__":
