@@ -2,8 +2,9 @@
 
     python -m benchmarks.plan_constants --work FOLDER
 
-FOLDER keeps what was run (benchmarks/planning/run.py makes what is missing). Factors on bytes are the means over both sizes; seconds are
-a fixed part and one that grows, the line through both. The shop data, which benchmarks/plan_check.py compares with, has no part in it.
+FOLDER keeps what was run (benchmarks/planning/run.py makes what is missing). Factors on bytes are the means over both sizes. Seconds
+are those of processors, over all processes of a stage, which what else runs on the machine hardly changes: a fixed part and one that grows,
+the line through both sizes. The shop data, which benchmarks/plan_check.py compares with, has no part in it.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ ASSUMED = {
     "gigabytes_per_second": 3350.0,
     "share_reached": 0.25,
     "step_overhead_seconds": 0.005,
-    "source": "data sheet of the NVIDIA H100 SXM; share and overhead are assumptions, never measured here",
+    "share_of_cores_busy": 0.75,
+    "source": "data sheet of the NVIDIA H100 SXM; both shares and the overhead are assumptions, never measured here",
 }
 Run = tuple[Sizes, Mapping[str, Any]]
 
@@ -64,8 +66,8 @@ def fit(runs: Sequence[Run]) -> dict[str, Any]:
         "measured_on": [{name: run[name] for name in ("users", "items", "interactions", "examples")} for _, run in runs],
         "cores": CORES,
         "shares": shares,
-        "volume": {name: _mean([_part(run, name) / law(sizes, shares) for sizes, run in runs]) for name, law in LAWS.items()},
-        "rest": {stage: _mean([_rest(run, stage) for _, run in runs]) for stage in _stages(runs[0][1])},
+        "volume": {name: _mean([part_bytes(run, name) / law(sizes, shares) for sizes, run in runs]) for name, law in LAWS.items()},
+        "rest": {stage: _mean([rest_bytes(run, stage) for _, run in runs]) for stage in _stages(runs[0][1])},
         "seconds": _seconds(runs, shares),
         "assumed": ASSUMED,
     }
@@ -74,32 +76,27 @@ def fit(runs: Sequence[Run]) -> dict[str, Any]:
 def _seconds(runs: Sequence[Run], shares: Mapping[str, float]) -> dict[str, dict[str, float]]:
     found = {}
     for stage, quantity in GROWS_WITH.items():
-        points = [(quantity(sizes, shares), seconds_of(run, stage)) for sizes, run in runs]
-        each, fixed = _line(points)
+        each, fixed = _line([(quantity(sizes, shares), seconds_of(run, stage)) for sizes, run in runs])
         found[stage] = {"fixed": fixed, "each": each}
     return {**found, "train": _train(runs)}
 
 
 def _train(runs: Sequence[Run]) -> dict[str, float]:
-    """Seconds of a step = batch x (each_example + each_vector x item vectors of an example) + bytes swept x each_table_byte."""
+    """Seconds = fixed + steps x (batch x (each_example + each_vector x item vectors of an example) + bytes swept x each_table_byte)."""
     from scipy.optimize import nnls
 
     rows, seconds = [], []
     for sizes, run in runs:
+        steps = sizes.epochs * run["examples"] / sizes.batch
         for method, vectors in run["negatives"].items():
-            rows.append([sizes.batch, sizes.batch * vectors, swept_bytes(sizes)])
-            seconds.append(sizes.batch / examples_per_second(run, method))
-    # Columns of like size, or the solver sees nothing but the largest.
+            rows.append([1.0, steps * sizes.batch, steps * sizes.batch * vectors, steps * swept_bytes(sizes)])
+            seconds.append(run["stages"][f"train.{method}"]["processor_seconds"])
+    # Columns of like size, or the solver sees nothing but the largest; and errors relative to what was measured.
     scale = [max(column) or 1.0 for column in zip(*rows, strict=True)]
-    solved, _ = nnls([[value / top for value, top in zip(row, scale, strict=True)] for row in rows], seconds)
-    names = ("each_example", "each_vector", "each_table_byte")
+    scaled = [[value / top / second for value, top in zip(row, scale, strict=True)] for row, second in zip(rows, seconds, strict=True)]
+    solved, _ = nnls(scaled, [1.0] * len(seconds))
+    names = ("fixed", "each_example", "each_vector", "each_table_byte")
     return {name: float(value / top) for name, value, top in zip(names, solved, scale, strict=True)}
-
-
-def examples_per_second(run: Mapping[str, Any], method: str) -> float:
-    """Mean over the epochs of a method, by time."""
-    epochs = run["stages"][f"train.{method}"]["epochs"]
-    return float(sum(one["examples_per_second"] * one["seconds"] for one in epochs) / sum(one["seconds"] for one in epochs))
 
 
 def _stages(run: Mapping[str, Any]) -> list[str]:
@@ -112,16 +109,18 @@ def _of(run: Mapping[str, Any], stage: str) -> list[Mapping[str, Any]]:
 
 
 def seconds_of(run: Mapping[str, Any], stage: str) -> float:
-    """Of the stage, or of the mean method."""
-    return _plain_mean([found["seconds"] for found in _of(run, stage)])
+    """Of processors: of the stage, or of the mean method."""
+    return _plain_mean([found["processor_seconds"] for found in _of(run, stage)])
 
 
-def _part(run: Mapping[str, Any], name: str) -> float:
+def part_bytes(run: Mapping[str, Any], name: str) -> float:
+    """Bytes of `stage.part`: of the stage, or of the mean method."""
     stage, _, part = name.partition(".")
     return _plain_mean([found["bytes"].get(part, 0) for found in _of(run, stage)])
 
 
-def _rest(run: Mapping[str, Any], stage: str) -> float:
+def rest_bytes(run: Mapping[str, Any], stage: str) -> float:
+    """Bytes of a stage that no law covers: of the stage, or of the mean method."""
     known = {name.partition(".")[2] for name in LAWS if name.startswith(f"{stage}.")}
     return _plain_mean([sum(size for part, size in found["bytes"].items() if part not in known) for found in _of(run, stage)])
 

@@ -46,10 +46,15 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=0)
     options = parser.parse_args()
     if options.shop:
-        interactions = pq.ParquetFile(ROOT / "data" / "online_retail" / "interactions.parquet").metadata.num_rows
-        run(options.work.resolve(), "shop", [str(ROOT / "conf" / "quickstart.yaml")], SHOP, interactions)
+        shop(options.work.resolve())
     else:
         made(options.work.resolve(), options.users, options.items, options.interactions)
+
+
+def shop(work: Path) -> Path:
+    """Run over data/online_retail, keep; returns the file with what it took."""
+    interactions = pq.ParquetFile(ROOT / "data" / "online_retail" / "interactions.parquet").metadata.num_rows
+    return run(work, "shop", [str(ROOT / "conf" / "quickstart.yaml")], SHOP, interactions)
 
 
 def made(work: Path, users: int, items: int, interactions: int) -> Path:

@@ -1,4 +1,4 @@
-"""Seconds of every stage: a fixed part and one that grows, both measured; on GPUs, where nothing was measured, by arithmetic."""
+"""Seconds of every stage: a fixed part and one that grows, measured as time of processors; on GPUs, not measured yet, by arithmetic."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ GROWS_WITH: Mapping[str, Callable[[Sizes, Shares], float]] = {
     "evaluate": lambda s, h: s.users * h["test_users_per_user"] * s.items,
     "export": lambda s, _: s.users + s.items,
 }
+ORDER = ("prepare", "features", "align", "cluster", "shards", "references", "train", "evaluate", "export")
 SPARK_STAGES = ("prepare", "features", "cluster", "shards", "references")
 
 
@@ -40,33 +41,44 @@ def steps(sizes: Sizes, shares: Shares) -> float:
     return sizes.epochs * max(examples(sizes, shares) / sizes.batch, 1)
 
 
+def processor_seconds(sizes: Sizes, constants: Mapping[str, Any]) -> dict[str, float]:
+    """Stage -> seconds of processors on CPUs, over all cores and, from train on, over the methods."""
+    shares, law = constants["shares"], constants["seconds"]
+    found = {stage: law[stage]["fixed"] + law[stage]["each"] * quantity(sizes, shares) for stage, quantity in GROWS_WITH.items()}
+    found["train"] = law["train"]["fixed"] + steps(sizes, shares) * _step_processor_seconds(sizes, law["train"])
+    return {stage: found[stage] * (len(sizes.methods) if stage in METHOD_STAGES else 1) for stage in ORDER}
+
+
 def seconds(sizes: Sizes, constants: Mapping[str, Any], machines: Machines) -> dict[str, float]:
-    """Stage -> seconds; those from train on summed over the methods."""
-    shares, measured_cores = constants["shares"], constants["cores"]
+    """Stage -> seconds on the clock. What a stage does before and after its rows is as long on any cluster."""
+    law, measured_cores, busy = constants["seconds"], constants["cores"], constants["assumed"]["share_of_cores_busy"]
     found = {}
-    for stage, quantity in GROWS_WITH.items():
-        law = constants["seconds"][stage]
-        rate = measured_cores / machines.cores if stage in SPARK_STAGES else 1.0
-        found[stage] = law["fixed"] + law["each"] * quantity(sizes, shares) * rate
-    found["train"] = steps(sizes, shares) * step_seconds(sizes, constants, machines)
-    order = ["prepare", "features", "align", "cluster", "shards", "references", "train", "evaluate", "export"]
-    return {stage: found[stage] * (len(sizes.methods) if stage in METHOD_STAGES else 1) for stage in order}
+    for stage, spent in processor_seconds(sizes, constants).items():
+        fixed = law[stage]["fixed"] * (len(sizes.methods) if stage in METHOD_STAGES else 1)
+        cores = machines.cores if stage in SPARK_STAGES else measured_cores
+        found[stage] = fixed / measured_cores + (spent - fixed) / (cores * busy)
+    if machines.gpus:
+        stepping = steps(sizes, constants["shares"]) * step_seconds(sizes, constants, machines)
+        found["train"] = (law["train"]["fixed"] / measured_cores + stepping) * len(sizes.methods)
+    return found
 
 
 def step_seconds(sizes: Sizes, constants: Mapping[str, Any], machines: Machines) -> float:
-    """One optimiser step."""
-    table_bytes = swept_bytes(sizes)
+    """One optimiser step, on the clock."""
+    assumed, table_bytes = constants["assumed"], swept_bytes(sizes)
     if not machines.gpus:
-        law = constants["seconds"]["train"]
-        return float(sizes.batch * (law["each_example"] + law["each_vector"] * sizes.negatives) + table_bytes * law["each_table_byte"])
+        return _step_processor_seconds(sizes, constants["seconds"]["train"]) / (constants["cores"] * assumed["share_of_cores_busy"])
     if machines.examples_per_second:
         return sizes.batch / (machines.examples_per_second * machines.gpus)
-    assumed = constants["assumed"]
     rank_batch = sizes.batch / machines.gpus
     flops = rank_batch * step_flops(sizes)
     moved = table_bytes / (machines.gpus if sizes.sharded else 1) + rank_batch * activation_bytes(sizes)
     speed, bandwidth = assumed["tflops"] * 1e12, assumed["gigabytes_per_second"] * 1e9
     return float(max(flops / speed, moved / bandwidth) / assumed["share_reached"] + assumed["step_overhead_seconds"])
+
+
+def _step_processor_seconds(sizes: Sizes, law: Mapping[str, float]) -> float:
+    return sizes.batch * (law["each_example"] + law["each_vector"] * sizes.negatives) + swept_bytes(sizes) * law["each_table_byte"]
 
 
 def swept_bytes(sizes: Sizes) -> float:

@@ -63,10 +63,10 @@ def forecast(sizes: Sizes, constants: Mapping[str, Any], machines: Machines, roo
 
 def cores_for(hours: float, sizes: Sizes, constants: Mapping[str, Any]) -> int:
     """Cores, whole executors, with which the Spark stages end within so many hours; at least one executor."""
-    one = duration.seconds(sizes, constants, Machines(cores=1, gpus=0))
+    spent = duration.processor_seconds(sizes, constants)
     fixed = sum(constants["seconds"][stage]["fixed"] for stage in SPARK_STAGES)
-    growing = sum(one[stage] for stage in SPARK_STAGES) - fixed
-    return CORES * max(math.ceil(growing / max(hours * 3600 - fixed, 60) / CORES), 1)
+    growing = (sum(spent[stage] for stage in SPARK_STAGES) - fixed) / constants["assumed"]["share_of_cores_busy"]
+    return CORES * max(math.ceil(growing / max(hours * 3600 - fixed / constants["cores"], 60) / CORES), 1)
 
 
 def _by_stage(bytes_of: Mapping[str, float]) -> dict[str, float]:

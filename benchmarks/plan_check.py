@@ -1,0 +1,93 @@
+"""`esans plan` against a real run: the shop data, which no constant was fitted on.
+
+    python -m benchmarks.plan_check --work FOLDER
+
+Runs the chain over data/online_retail (or reads what FOLDER has of it) and compares bytes of every part of every bundle and processor
+seconds of every stage with the forecast from users, items and interactions alone. Prints all of them, the losses too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from benchmarks.plan_constants import part_bytes, rest_bytes, seconds_of
+from benchmarks.planning.measured import planned
+from benchmarks.planning.run import shop
+from esans.plan import constants, duration, volume
+from esans.plan.sizes import Sizes
+from esans.progress import console
+
+WITHIN = 0.25
+
+
+def main() -> None:
+    """Compare, print, record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--dry-run", action="store_true", help="enter no figure")
+    options = parser.parse_args()
+    sizes, run = planned(json.loads(shop(options.work.resolve()).read_text()))
+    found = compare(sizes, run, constants.load())
+    for name, rows in found.items():
+        _print(name, rows)
+    ratios = {name: rows["together"][0] / rows["together"][1] for name, rows in found.items()}
+    if not options.dry_run:
+        from benchmarks.figures import record
+
+        unit = f"forecast / measured, {{}} of the whole chain over online_retail, {len(run['methods'])} methods"
+        figures = {
+            "plan.error_ratio": (round(ratios["bytes"], 3), unit.format("bytes of all bundles")),
+            "plan.error_ratio.seconds": (round(ratios["seconds"], 3), unit.format("processor seconds")),
+        }
+        for name, rows in found.items():
+            figures |= {
+                f"plan.error_ratio.{name}.{stage}": (round(one[0] / one[1], 3), "forecast / measured")
+                for stage, one in rows.items()
+                if stage != "together" and "." not in stage
+            }
+        record(figures, "python -m benchmarks.plan_check --work FOLDER")
+
+
+def compare(sizes: Sizes, run: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, dict[str, tuple[float, float]]]:
+    """(forecast, measured) by part and stage: `bytes`, and `seconds` of processors; `together` is their sum over the stages."""
+    forecast, methods = volume.forecast(sizes, known), len(run["methods"])
+    parts: dict[str, tuple[float, float]] = {}
+    for name, expected in forecast.items():
+        stage, _, part = name.partition(".")
+        measured = rest_bytes(run, stage) if part == "rest" else part_bytes(run, name)
+        parts[name] = expected, measured * (methods if stage in volume.METHOD_STAGES else 1)
+    stages = {stage: _sum([one for name, one in parts.items() if name.startswith(f"{stage}.")]) for stage in duration.ORDER}
+    seconds = {
+        stage: (expected, seconds_of(run, stage) * (methods if stage in volume.METHOD_STAGES else 1))
+        for stage, expected in duration.processor_seconds(sizes, known).items()
+    }
+    return {
+        "bytes": {**parts, **stages, "together": _sum(list(stages.values()))},
+        "seconds": {**seconds, "together": _sum(list(seconds.values()))},
+    }
+
+
+def _sum(pairs: list[tuple[float, float]]) -> tuple[float, float]:
+    return sum(pair[0] for pair in pairs), sum(pair[1] for pair in pairs)
+
+
+def _print(name: str, rows: Mapping[str, tuple[float, float]]) -> None:
+    table = Table("what", box=None, pad_edge=False)
+    for column in (f"{name}, forecast", "measured", "ratio", ""):
+        table.add_column(column, justify="right")
+    for what, (expected, measured) in rows.items():
+        ratio = expected / measured if measured else float("nan")
+        outside = "" if 1 - WITHIN <= ratio <= 1 + WITHIN else "outside 25 %"
+        table.add_row(what, f"{expected:,.0f}", f"{measured:,.0f}", f"{ratio:.2f}" if measured else "-", outside if measured else "")
+    console.print(table)
+    console.print()
+
+
+if __name__ == "__main__":
+    main()
