@@ -26,6 +26,7 @@ from typing import Any
 
 import fsspec
 
+from esans.errors import EsansError
 from esans.redaction import redact, restore_tracking_uri
 from esans.uri import is_local, write_text
 
@@ -37,9 +38,22 @@ _BYTES_PER_READ = 2**20
 
 
 def root_of(work_dir: str) -> Path:
-    """Where boxes of runs over a work folder lie: in it, or among this host's temporary files where it is no local folder."""
+    """Where boxes of runs over a work folder lie: in it, or among this host's temporary files where it is no local folder.
+
+    Raises:
+        EsansError: somebody else made the folder among the temporary files.
+    """
     filesystem, path = fsspec.core.url_to_fs(work_dir)
-    return (Path(path) if is_local(filesystem) else Path(tempfile.gettempdir()) / f"esans-{os.getuid()}") / "undelivered"
+    return (Path(path) if is_local(filesystem) else _own_temporary()) / "undelivered"
+
+
+def _own_temporary() -> Path:
+    folder = Path(tempfile.gettempdir()) / f"esans-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    # Everybody can guess this name.
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise EsansError(f"{folder} is not this user's own folder: remove it, or set TMPDIR to a folder that nobody else can write.")
+    return folder
 
 
 def kind_of(entry: Entry) -> str:

@@ -16,6 +16,7 @@ import pytest
 
 from esans import delivery
 from esans.delivery import Outbox, deliver, deliver_left
+from esans.errors import EsansError
 from esans.outbox import Box, root_of
 
 
@@ -268,3 +269,13 @@ def test_the_command_delivers_what_a_run_left_behind(
     assert f"delivered 1 entries of run {run_id} to {uri}" in capsys.readouterr().out.replace("\n", "")
     assert MlflowClient(uri).get_run(run_id).data.metrics == {"loss": 3.0}
     assert not root_of(str(tmp_path)).exists()
+
+
+def test_a_folder_among_the_temporary_files_that_another_made_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    root = root_of("memory://store/work")
+    assert root.parent.stat().st_mode & 0o777 == 0o700
+    root.parent.rename(tmp_path / "elsewhere")
+    root.parent.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(EsansError, match="is not this user's own folder"):
+        root_of("memory://store/work")
