@@ -30,6 +30,7 @@ from esans import __version__
 from esans.errors import BundleError
 from esans.lake import parquet_files, read_parquet, write_parquet
 from esans.redaction import redact_values
+from esans.roots import check_bundle
 from esans.table import DataFile, Table
 from esans.uri import all_below, below, canonical, is_local, join, write_text
 
@@ -49,7 +50,12 @@ class Bundle:
 
     @classmethod
     def find(cls, uri: str) -> Bundle | None:
-        """The bundle at `uri`, or None when it was never finished."""
+        """The bundle at `uri`, or None when it was never finished.
+
+        Raises:
+            BundleError: its manifest is no JSON, or it lies where this process may not read (esans/roots.py).
+        """
+        check_bundle(uri)
         try:
             with fsspec.open(join(uri, MANIFEST), "r") as stream:
                 manifest = json.load(stream)

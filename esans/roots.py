@@ -12,7 +12,7 @@ from typing import Any
 import fsspec
 
 from esans.config import is_marked
-from esans.errors import ConfigError
+from esans.errors import BundleError, ConfigError
 from esans.redaction import by_place
 from esans.uri import canonical, is_local
 
@@ -41,7 +41,7 @@ def check_places(settings: Any, work_dir: str, allowed: Sequence[str]) -> None:
     Raises:
         ConfigError: one line a key: a URI holds a password, is no store of files, or lies outside the roots.
     """
-    operator = [root.strip() for root in os.environ.get(VARIABLE, "").split(",") if root.strip()]
+    operator = _of_operator()
     problems = []
     for key, value in places(settings):
         own = [] if not allowed else [*allowed, work_dir]
@@ -50,6 +50,21 @@ def check_places(settings: Any, work_dir: str, allowed: Sequence[str]) -> None:
             problems.append(f"{key} = {by_place(value)!r}: {problem}")
     if problems:
         raise ConfigError("\n".join(problems))
+
+
+def check_bundle(uri: str) -> None:
+    """Refuse a bundle that this process may not read, whoever names it: a configuration, another bundle's manifest, a tag in MLflow.
+
+    Raises:
+        BundleError: it is in no store of files, or outside the operator's roots.
+    """
+    problem = refusal(uri, [], _of_operator())
+    if problem is not None:
+        raise BundleError(f"the bundle {by_place(uri)} {problem}")
+
+
+def _of_operator() -> list[str]:
+    return [root.strip() for root in os.environ.get(VARIABLE, "").split(",") if root.strip()]
 
 
 def refusal(uri: str, allowed: Sequence[str], operator: Sequence[str] = ()) -> str | None:
@@ -74,7 +89,9 @@ def places(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
     for field in dataclasses.fields(config):
         value, key = getattr(config, field.name), f"{prefix}{field.name}"
         if is_marked(type(config), field.name, Place) and isinstance(value, str):
-            yield key, value
+            # A name in the registry is no place; the bundle behind it is looked at when it is opened.
+            if not value.startswith("models:/"):
+                yield key, value
         elif dataclasses.is_dataclass(value):
             yield from places(value, f"{key}.")
         elif isinstance(value, dict):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from esans.errors import ConfigError
+from esans.bundle import Bundle
+from esans.errors import BundleError, ConfigError
 from esans.features.pictures import Limits, Refused, read
 from esans.roots import VARIABLE, places, refusal
 from esans.settings import Settings, Source
@@ -66,6 +67,24 @@ def test_no_configuration_widens_the_roots_of_the_operator(monkeypatch: pytest.M
         load("--allowed_roots=[/]", "--work_dir=/elsewhere")
     with pytest.raises(ConfigError, match=f"lies outside {VARIABLE}"):
         load("--prepare.items.path=s3://bucket-of-another/items")
+
+
+def test_no_manifest_and_no_tag_leads_to_a_bundle_outside_the_roots_of_the_operator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "work"))
+    assert Bundle.find(str(tmp_path / "work" / "prepare" / "1")) is None
+    with pytest.raises(BundleError, match=f"lies outside {VARIABLE}"):
+        Bundle.find(str(tmp_path / "other" / "prepare" / "1"))
+    monkeypatch.delenv(VARIABLE)
+    with pytest.raises(BundleError, match="is no store of files"):
+        Bundle.find("https://host/prepare/1")
+
+
+def test_a_model_of_the_registry_is_no_place() -> None:
+    assert "train.warm_start" not in dict(places(load("--train.warm_start=models:/retrieval/3", "--allowed_roots=[/mnt/esans]")))
+    with pytest.raises(ConfigError, match="train.warm_start = '/elsewhere/train'"):
+        load("--train.warm_start=/elsewhere/train", "--allowed_roots=[/mnt/esans]")
 
 
 def test_neither_dots_nor_links_lead_out_of_a_root(tmp_path: Path) -> None:

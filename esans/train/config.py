@@ -10,6 +10,7 @@ from esans.config import Added, Fraction, NonNegativeFloat, NonNegativeInt, Posi
 from esans.errors import ConfigError
 from esans.launch import LaunchConfig
 from esans.model.config import ModelConfig
+from esans.roots import Place
 
 _VERSION = re.compile(r"models:/[^/]+/\d+")
 
@@ -123,7 +124,7 @@ class TrainConfig:
     profile_steps: Annotated[NonNegativeInt, Runtime] = 0
     """Steps that torch.profiler records once, ten steps after the training began; 0 for none. Of the first process: a trace for
     chrome://tracing or Perfetto and the longest operators, kept as artifacts under `profile` of the stage's MLflow run."""
-    warm_start: Annotated[str | None, Added] = None
+    warm_start: Annotated[str | None, Added, Place] = None
     """Train bundle to go on from: its URI, or `models:/NAME/VERSION` of the registry. Its weights, optimiser, temperature and samplers
     are taken over for a catalogue that may have grown; `epochs` are those of this run. prepare.previous must lead to its id maps."""
     keep_optimizer: Annotated[bool, Added] = True
