@@ -37,7 +37,7 @@ VARIABLES = {
     "object store": "AWS_SECRET_ACCESS_KEY",
     "session": "AWS_SESSION_TOKEN",
     "MLflow": "MLFLOW_TRACKING_PASSWORD",
-    "webhook": "ESANS_WEBHOOK_TOKEN",
+    "webhook": "ESANS_WEBHOOK_SECRET",
     "reference in an option": "WAREHOUSE_LOGIN",
     "reference in a setting": "STORE_LOGIN",
 }
