@@ -24,13 +24,15 @@ from esans.plan.sizes import Sizes
 from esans.progress import console
 
 WITHIN = 0.25
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "planning.md"
+_MARKS = ("<!-- check -->", "<!-- end of check -->")
 
 
 def main() -> None:
     """Compare, print, record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--dry-run", action="store_true", help="enter no figure")
+    parser.add_argument("--dry-run", action="store_true", help="enter no figure and leave docs/planning.md alone")
     options = parser.parse_args()
     sizes, run = planned(json.loads(shop(options.work.resolve()).read_text()))
     found = compare(sizes, run, constants.load())
@@ -52,6 +54,28 @@ def main() -> None:
                 if stage != "together" and "." not in stage
             }
         record(figures, "python -m benchmarks.plan_check --work FOLDER")
+        write_page(PAGE, found)
+
+
+def write_page(page: Path, found: Mapping[str, Mapping[str, tuple[float, float]]]) -> None:
+    """Put the comparison between the two marks of docs/planning.md."""
+    head, _, rest = page.read_text().partition(_MARKS[0])
+    _, _, tail = rest.partition(_MARKS[1])
+    lines = ["| stage | bytes, forecast | measured | ratio | processor s, forecast | measured | ratio |", "|---|--:|--:|--:|--:|--:|--:|"]
+    for stage in (*duration.ORDER, "together"):
+        cells = []
+        for rows in (found["bytes"], found["seconds"]):
+            expected, measured = rows[stage]
+            cells += [f"{expected:,.0f}", f"{measured:,.0f}", _ratio(expected, measured)]
+        lines.append(f"| {stage} | {' | '.join(cells)} |")
+    page.write_text(f"{head}{_MARKS[0]}\n{chr(10).join(lines)}\n{_MARKS[1]}{tail}")
+
+
+def _ratio(expected: float, measured: float) -> str:
+    if not measured:
+        return "-"
+    ratio = expected / measured
+    return f"{ratio:.2f}" if 1 - WITHIN <= ratio <= 1 + WITHIN else f"**{ratio:.2f}**"
 
 
 def compare(sizes: Sizes, run: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, dict[str, tuple[float, float]]]:
