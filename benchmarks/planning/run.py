@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import shutil
 import subprocess
 import sys
@@ -73,18 +74,23 @@ def run(work: Path, name: str, configs: list[str], overrides: list[str], interac
     if out.is_file():
         return out
     folder = work / name
-    shutil.rmtree(folder, ignore_errors=True)
+    done = work / f"{name}.stages.json"
+    taken = json.loads(done.read_text()) if done.is_file() else {}
+    if not taken:
+        shutil.rmtree(folder, ignore_errors=True)
     overrides = [*overrides, f"--work_dir={folder}", f"--pipeline.methods=[{', '.join(METHODS)}]"]
     arguments = [part for config in configs for part in ("--config", config)] + overrides
-    taken = {}
     for stage, method in [*((stage, "") for stage in STAGES if stage not in METHOD_STAGES), *product(METHOD_STAGES, METHODS)]:
         command = [sys.executable, "-m", "esans.cli", stage, *arguments, *([f"--method={method}"] if method else [])]
-        name = f"{stage}.{method}" if method else stage
-        taken[name] = timed(command)
-        print(f"{name}: {taken[name]}", flush=True)
+        key = f"{stage}.{method}" if method else stage
+        # A run that was cut short goes on behind its last finished stage.
+        if key not in taken:
+            taken[key] = timed(command)
+            done.write_text(json.dumps(taken, indent=1))
+            print(f"{key}: {taken[key]}", flush=True)
     measured = measure(Source(tuple(configs), tuple(overrides)), METHODS, interactions)
-    for name, found in taken.items():
-        measured["stages"][name] |= found
+    for key, found in taken.items():
+        measured["stages"][key] |= found
     save(out, measured)
     return out
 

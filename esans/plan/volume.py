@@ -14,6 +14,7 @@ _MOMENT = 4  # seconds since 1970
 _LABELS = 24  # an id and a few words
 # Weights, both moments of the optimiser and the best weights so far.
 _COPIES_IN_CHECKPOINT = 4
+_MOMENTS = 2
 
 
 def examples(sizes: Sizes, shares: Shares) -> float:
@@ -50,6 +51,8 @@ LAWS: Mapping[str, Law] = {
     "shards.target_counts": lambda s, _: s.items * id_bytes(s.items) * 2,
     "train.model": lambda s, _: model_bytes(s),
     "train.scratch": lambda s, _: 4 * s.weights * _COPIES_IN_CHECKPOINT * s.checkpoints,
+    "train.training.pt": lambda s, _: 4 * s.weights * _MOMENTS,
+    "references.per_user": lambda s, h: s.users * h["test_users_per_user"] * 64,
     "evaluate.per_user": lambda s, h: s.users * h["test_users_per_user"] * 64,
     "export.item_vectors": lambda s, _: s.items * (4 * s.dim + _LABELS),
     "export.user_vectors": lambda s, _: s.users * (4 * s.dim + _LABELS),
