@@ -14,7 +14,7 @@ import numpy as np
 
 from esans.bundle import Bundle
 from esans.flow import METHOD_STAGES, STAGES, Plan
-from esans.plan.sizes import Sizes, sizes_of
+from esans.plan.sizes import Sizes, negatives_of, sizes_of
 from esans.settings import Source
 
 _EPOCH_TIME = ("epoch", "seconds", "examples_per_second")
@@ -51,7 +51,7 @@ def measure(source: Source, methods: list[str], interactions: int) -> dict[str, 
         "test_users": facts["prepare"]["num_test_users"],
         "activity_spread": _spread(Bundle.open(Plan(settings).stage("shards").uri)),
         "stages": stages,
-        "negatives": {method: sizes_of(source.load(method), 1, 1, 1, 0, 0).negatives for method in methods},
+        "negatives": {method: negatives_of(source.load(method)) for method in methods},
         "files": list(source.files),
         "overrides": list(source.overrides),
         "methods": methods,
@@ -62,8 +62,9 @@ def measure(source: Source, methods: list[str], interactions: int) -> dict[str, 
 def planned(measured: Mapping[str, Any]) -> tuple[Sizes, Mapping[str, Any]]:
     """The sizes of a run as a plan sees them, under the configuration that it ran with, beside what it took."""
     settings = Source(tuple(measured["files"]), tuple(measured["overrides"])).load(measured["methods"][0])
+    vectors = measured["negatives"].values()
     counts = (measured["users"], measured["items"], measured["interactions"])
-    return sizes_of(settings, *counts, *measured["dims"]), measured
+    return sizes_of(settings, *counts, *measured["dims"], negatives=sum(vectors) / len(vectors)), measured
 
 
 def _spread(shards: Bundle) -> float:

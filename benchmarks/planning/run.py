@@ -12,20 +12,18 @@ import json
 import shutil
 import subprocess
 import sys
-import time
-from itertools import product
+import threading
 from pathlib import Path
 
 import psutil
 import pyarrow.parquet as pq
 
 from benchmarks.planning.measured import measure, save
-from esans.flow import METHOD_STAGES, STAGES
 from esans.settings import Source
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
-_SAMPLE_SECONDS = 0.2
+_SAMPLE_SECONDS = 0.3
 METHODS = ["uniform", "esans"]
 # The quickstart's own settings, with as many epochs as are said, and the embedding that large catalogues take.
 SHOP = [
@@ -70,46 +68,84 @@ def made(work: Path, users: int, items: int, interactions: int) -> Path:
 
 def run(work: Path, name: str, configs: list[str], overrides: list[str], interactions: int) -> Path:
     """One pipeline from nothing, in a process of its own; returns the file with what it took."""
-    out = work / f"{name}.json"
+    out, folder = work / f"{name}.json", work / name
     if out.is_file():
         return out
-    folder = work / name
-    done = work / f"{name}.stages.json"
-    taken = json.loads(done.read_text()) if done.is_file() else {}
-    if not taken:
-        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
     overrides = [*overrides, f"--work_dir={folder}", f"--pipeline.methods=[{', '.join(METHODS)}]"]
     arguments = [part for config in configs for part in ("--config", config)] + overrides
-    for stage, method in [*((stage, "") for stage in STAGES if stage not in METHOD_STAGES), *product(METHOD_STAGES, METHODS)]:
-        command = [sys.executable, "-m", "esans.cli", stage, *arguments, *([f"--method={method}"] if method else [])]
-        key = f"{stage}.{method}" if method else stage
-        # A run that was cut short goes on behind its last finished stage.
-        if key not in taken:
-            taken[key] = timed(command)
-            done.write_text(json.dumps(taken, indent=1))
-            print(f"{key}: {taken[key]}", flush=True)
+    taken = timed([sys.executable, "-m", "esans.cli", "pipeline", *arguments, "--logging.lines=stderr"])
     measured = measure(Source(tuple(configs), tuple(overrides)), METHODS, interactions)
-    for key, found in taken.items():
-        measured["stages"][key] |= found
+    for key in measured["stages"]:
+        measured["stages"][key] |= taken[key]
     save(out, measured)
     return out
 
 
-def timed(command: list[str]) -> dict[str, float]:
-    """Run a stage to its end: seconds on the clock, and of processors, over all its processes, which what else runs here hardly changes."""
-    began, spent = time.perf_counter(), {}
-    with subprocess.Popen(command, cwd=ROOT) as process:
-        while process.poll() is None:
-            with contextlib.suppress(psutil.Error):
-                top = psutil.Process(process.pid)
-                for one in [top, *top.children(recursive=True)]:
-                    with contextlib.suppress(psutil.Error):
-                        times = one.cpu_times()
-                        spent[one.pid, one.create_time()] = times.user + times.system
-            time.sleep(_SAMPLE_SECONDS)
+def timed(command: list[str]) -> dict[str, dict[str, float]]:
+    """Run a pipeline that tells of its stages in JSON lines on stderr.
+
+    Returns:
+        Stage (and method, from train on) -> seconds on the clock, and of processors, over all its processes, which what else runs on
+        the machine hardly changes.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    found: dict[str, dict[str, float]] = {}
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        spent = Spent(process.pid)
+        before = 0.0
+        assert process.stderr is not None
+        for line in process.stderr:
+            if not line.startswith('{"time"'):
+                sys.stderr.write(line)
+                continue
+            told = json.loads(line)
+            if told["event"] == "stage" and told["status"] == "finished":
+                now = spent.seconds()
+                key = f"{told['stage']}.{told['method']}" if "method" in told else told["stage"]
+                found[key] = {"wall_seconds": told["seconds"], "processor_seconds": round(now - before, 2)}
+                before = now
+                print(f"{key}: {found[key]}", flush=True)
+        spent.stop()
     if process.returncode:
         raise RuntimeError(f"{' '.join(command[3:])} ended with {process.returncode}")
-    return {"wall_seconds": round(time.perf_counter() - began, 2), "processor_seconds": round(sum(spent.values()), 2)}
+    return found
+
+
+class Spent:
+    """Seconds of processors that a process and all its descendants have used, those that have ended included; sampled by a thread."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid, self._spent, self._ended = pid, dict[tuple[int, float], float](), threading.Event()
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def seconds(self) -> float:
+        """Until now."""
+        self._look()
+        with self._lock:
+            return sum(self._spent.values())
+
+    def stop(self) -> None:
+        """Sample no more."""
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(_SAMPLE_SECONDS):
+            self._look()
+
+    def _look(self) -> None:
+        with contextlib.suppress(psutil.Error):
+            top = psutil.Process(self._pid)
+            for one in [top, *top.children(recursive=True)]:
+                with contextlib.suppress(psutil.Error):
+                    times = one.cpu_times()
+                    with self._lock:
+                        self._spent[one.pid, one.create_time()] = times.user + times.system
 
 
 if __name__ == "__main__":

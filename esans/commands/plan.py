@@ -74,10 +74,10 @@ def run(arguments: list[str]) -> None:
     from esans.plan.forecast import Prices, cores_for, forecast
     from esans.plan.memory import Room
     from esans.plan.show import show
-    from esans.plan.sizes import sizes_of
+    from esans.plan.sizes import negatives_of, sizes_of
 
     found = known.load(Path(options.constants) if options.constants else known.FILE)
-    gpus = int(options.of("gpus"))
+    gpus, methods = int(options.of("gpus")), settings.pipeline.methods
     sizes = sizes_of(
         settings,
         options.of("users"),
@@ -86,6 +86,7 @@ def run(arguments: list[str]) -> None:
         int(options.of("text-dim")),
         int(options.of("image-dim")),
         gpus or None,
+        sum(negatives_of(source.load(method)) for method in methods) / len(methods) if methods else None,
     )
     cores = options.numbers["cores"] or cores_for(options.of("spark-hours"), sizes, found)
     machines = Machines(int(cores), gpus, options.numbers["examples-per-second"])

@@ -38,8 +38,8 @@ class Sizes:
     batch: int
     accumulate: int
     epochs: int
-    negatives: int
-    """Item vectors of an example beyond its positive."""
+    negatives: float
+    """Item vectors of an example beyond its positive, the mean of the methods."""
     methods: tuple[str, ...]
     processes: int
     sharded: bool
@@ -82,7 +82,14 @@ def filled(mean: float, places: int) -> float:
 
 
 def sizes_of(
-    settings: Settings, users: float, items: float, interactions: float, text_dim: int, image_dim: int, processes: int | None = None
+    settings: Settings,
+    users: float,
+    items: float,
+    interactions: float,
+    text_dim: int,
+    image_dim: int,
+    processes: int | None = None,
+    negatives: float | None = None,
 ) -> Sizes:
     """What a configuration makes of data of these sizes.
 
@@ -94,6 +101,7 @@ def sizes_of(
         text_dim: floats of a text vector; 0 for none.
         image_dim: floats of an image vector; 0 for none.
         processes: training processes; by default those of the configuration.
+        negatives: item vectors of an example, where the methods' mean is known; by default those of these settings.
     """
     train, model = settings.train, settings.train.model
     return Sizes(
@@ -116,12 +124,17 @@ def sizes_of(
         batch=train.batch_size,
         accumulate=train.accumulate,
         epochs=train.epochs,
-        negatives=sum(_vectors(group) for group in train.negatives),
+        negatives=negatives_of(settings) if negatives is None else negatives,
         methods=tuple(settings.pipeline.methods),
         processes=processes or train.launch.processes,
         sharded=model.tables == "sharded",
         checkpoints=train.checkpoint.keep,
     )
+
+
+def negatives_of(settings: Settings) -> float:
+    """Item vectors that an example needs beyond its positive."""
+    return float(sum(_vectors(group) for group in settings.train.negatives))
 
 
 def _vectors(group: Mapping[str, Any]) -> int:
