@@ -104,6 +104,8 @@ def keep_tracking_uri(uri: str) -> None:
     if redact(uri) != uri:
         _tracking_uris.add(uri)
         os.environ["ESANS_TRACKING_URI"] = uri
+        # MLflow would print it as it is, in the address of every run that ends.
+        os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 
 
 def restore_tracking_uri(uri: str) -> str:

@@ -93,7 +93,8 @@ def test_a_reference_is_read_where_it_is_used_and_masked_from_then_on(monkeypatc
 @pytest.fixture
 def tracking_uri(monkeypatch: pytest.MonkeyPatch) -> str:
     """A tracking URI with a password, as a configuration gives it, in force."""
-    monkeypatch.setenv("ESANS_TRACKING_URI", "")
+    for name in ("ESANS_TRACKING_URI", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"):
+        monkeypatch.setenv(name, "")
     monkeypatch.setenv("TRACKING_LOGIN", "canary-of-tracking")
     return resolve_uri(TrackingConfig(uri="http://me:${env:TRACKING_LOGIN}@server:5000"), "work")
 

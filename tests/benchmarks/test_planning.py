@@ -82,7 +82,8 @@ def test_a_third_run_is_then_foretold_and_one_of_twice_the_bytes_is_seen_to_be_o
 
 def test_time_of_processors_is_counted_over_children_that_have_ended_and_not_while_they_wait() -> None:
     busy = "import time\nend = time.process_time() + 0.8\nwhile time.process_time() < end: pass"
-    tell = """print(json.dumps({"time": "", "event": "stage", "status": "finished", "stage": STAGE, "seconds": 9.0}), file=sys.stderr, flush=True)"""
+    told = {"time": "", "event": "stage", "status": "finished", "seconds": 9.0}
+    tell = f"print(json.dumps({told} | {{'stage': STAGE}}), file=sys.stderr, flush=True)"
     program = f"""
 import json, subprocess, sys, time
 subprocess.run([sys.executable, '-c', {busy!r}])
