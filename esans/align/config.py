@@ -9,6 +9,7 @@ from pydantic import Field
 from esans.codebooks.config import KMeansConfig
 from esans.config import Added, Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Runtime, config, section
 from esans.launch import LaunchConfig
+from esans.roots import Place
 
 
 @config
@@ -75,7 +76,7 @@ class AlignConfig:
     """`vq` trains both codebooks together with the heads, for cluster.mode=vq; `none` leaves them to the cluster stage."""
     vq: VQConfig = section(VQConfig)
     """Codebooks trained with the heads."""
-    previous: Annotated[str | None, Added] = None
+    previous: Annotated[str | None, Added, Place] = None
     """URI of an earlier align bundle over features of the same space (features.keep_space); null trains new heads."""
     previous_mode: Annotated[Literal["frozen", "warm"], Added] = "frozen"
     """With `previous`: `frozen` keeps its heads and codebooks, trains nothing and keeps the space: items whose features are the same keep

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from esans.config import NonNegativeFloat, PositiveFloat, PositiveInt, Runtime, config, section
+from esans.roots import Place
 
 
 @config
@@ -73,7 +74,7 @@ class ExportConfig:
     """Write the vectors of all users, by all they did."""
     towers: bool = True
     """Write both towers as torch.export programs, which run without this package."""
-    delta_from: str | None = None
+    delta_from: Annotated[str | None, Place] = None
     """URI of an earlier export bundle: write the vectors that changed since then, and the ids that are gone, as tables of their own."""
     delta_tolerance: NonNegativeFloat = 0.0
     """Largest move of a vector's component that is no change; vectors have length 1. 0 keeps what `delta_from` and the delta make equal
