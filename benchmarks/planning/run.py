@@ -58,8 +58,8 @@ def shop(work: Path) -> Path:
 
 def made(work: Path, users: int, items: int, interactions: int) -> Path:
     """Make the tables, run, keep; returns the file with what it took."""
-    raw = work / f"raw-{interactions}"
-    if not (raw / "interactions.parquet" / "_SUCCESS").is_file():
+    raw, out = work / f"raw-{interactions}", work / f"{interactions}.json"
+    if not out.is_file() and not (raw / "interactions.parquet" / "_SUCCESS").is_file():
         command = [sys.executable, "-m", "benchmarks.generate", "--users", str(users), "--items", str(items)]
         subprocess.run([*command, "--interactions", str(interactions), "--out", str(raw), "--master", "local[2]"], cwd=ROOT, check=True)
     paths = [f"--prepare.items.path={raw}/items.parquet", f"--prepare.interactions.path={raw}/interactions.parquet"]

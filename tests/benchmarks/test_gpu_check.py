@@ -29,6 +29,7 @@ def test_every_check_but_the_cluster_runs_through_on_a_cpu_and_is_only_a_rehears
 
 
 @pytest.mark.integration
+@pytest.mark.timeout(600)
 def test_the_encoder_runs_on_executors() -> None:
     assert "64 texts encoded on cpu by executors" in CHECKS["encoders on executors"](SMALL).text
 
