@@ -32,7 +32,6 @@ class Standalone:
 @contextmanager
 def standalone(
     folder: Path, *, workers: int, cores: int, memory: str, python_path: Path | None = None, worker_options: str = ""
-    folder: Path, *, workers: int, cores: int, memory: str, python_path: Path | None = None, worker_options: Sequence[str] = ()
 ) -> Iterator[Standalone]:
     """One master and some workers of `cores` cores each; logs and executors' files below `folder`.
 
@@ -41,7 +40,6 @@ def standalone(
         workers: how many.
         cores: of each.
         memory: of each, as Spark writes it.
-        worker_options: further options of each worker, such as a file of properties.
         python_path: folder that executors and jobs import from; None leaves that to what is submitted.
         worker_options: JVM options of the workers, as SPARK_WORKER_OPTS.
     """
@@ -69,7 +67,7 @@ def standalone(
         running = []
         for number in range(workers):
             command = [java, "org.apache.spark.deploy.worker.Worker", *address, "--webui-port", "0", "--cores", str(cores)]
-            command += ["--memory", memory, "--work-dir", str(folder / f"worker{number}"), *worker_options, master]
+            command += ["--memory", memory, "--work-dir", str(folder / f"worker{number}"), master]
             running.append(stack.enter_context(service(command, folder / f"worker{number}.log", env)))
         wait_for(state, f'"aliveworkers" : {workers}', leader, log)
         yield Standalone(master, home, env, [process.pid for process in running])

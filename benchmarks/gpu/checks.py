@@ -139,10 +139,10 @@ def _rank(rank: int, setting: Setting, folder: str) -> None:
     dist.all_gather(parts, torch.full((2,), float(rank), device=device))
     if not (total == 3).all() or [float(part[0]) for part in parts] != [0.0, 1.0]:
         raise AssertionError(f"rank {rank}: all-reduce gave {total.tolist()}, all-gather {[part.tolist() for part in parts]}")
-    world = MadeUp(setting.items, setting.batch, str(device))
-    trainer = world.trainer(config_of(METHODS["mixed"], 2 * setting.batch, launch={"processes": 2}), rank, 2)
-    # Each rank its own examples: equal weights afterwards mean that gradients went across.
-    trainer.train_step(world.batches(2)[rank], compare.EPOCH, 0, 2, False)
+    world = MadeUp(setting.items, setting.batch, str(device), rank, 2)
+    trainer = world.trainer(config_of(METHODS["mixed"], 2 * setting.batch, launch={"processes": 2}))
+    # Each rank has its own examples: equal weights afterwards mean that gradients went across.
+    trainer.train_step(world.batches(1)[0], compare.EPOCH, 0, 2, False)
     (Path(folder) / str(rank)).write_text(repr(sum(float(weight.detach().double().sum()) for weight in trainer.module.parameters())))
     dist.destroy_process_group()
 

@@ -45,13 +45,11 @@ def encode(device: str) -> tuple[set[str], np.ndarray]:
     return set(table["device"].to_pylist()), np.array(table["vector"].to_pylist(), np.float32)
 
 
-def _worker(folder: Path, device: str) -> list[str]:
-    """Settings of the worker: its GPUs, and the script that names them."""
+def _worker(folder: Path, device: str) -> str:
+    """JVM options of the worker: its GPU, and the script that names it."""
     if device == "cpu":
-        return []
+        return ""
     script = folder / "discover.sh"
     script.write_text(_DISCOVERY)
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
-    properties = folder / "worker.conf"
-    properties.write_text(f"spark.worker.resource.gpu.amount 1\nspark.worker.resource.gpu.discoveryScript {script}\n")
-    return ["--properties-file", str(properties)]
+    return f"-Dspark.worker.resource.gpu.amount=1 -Dspark.worker.resource.gpu.discoveryScript={script}"

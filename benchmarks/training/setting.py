@@ -72,7 +72,7 @@ class MadeUp:
     rank: int = 0
     world_size: int = 1
 
-    def trainer(self, config: TrainConfig, rank: int = 0, world_size: int = 1) -> Trainer:
+    def trainer(self, config: TrainConfig) -> Trainer:
         """The trainer of a method, in training mode; it has no examples to read and no users to validate on."""
         torch.manual_seed(0)
         device = torch.device(self.device)
@@ -82,8 +82,6 @@ class MadeUp:
         module = TrainStep(model, build_negatives(config, self.catalogue).to(device))
         nothing = cast(Loader, _Nothing(self.rank, self.world_size))
         trainer = Trainer(config, module, nothing, cast(ValidationUsers, None), device, 0, tempfile.mkdtemp(), _silent)
-        alone = cast(Loader, _Nothing(rank, world_size))
-        trainer = Trainer(config, module, alone, cast(ValidationUsers, None), device, 0, tempfile.mkdtemp(), _silent)
         trainer.module.train()
         return trainer
 
