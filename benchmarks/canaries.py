@@ -114,7 +114,7 @@ class Runs:
     def run(self, name: str, expected: int | None, command: str, *arguments: str) -> None:
         """Run a command to its end. Raises RuntimeError when its exit code is another than expected."""
         full = [sys.executable, "-m", "esans.cli", command, "--config", str(self.config), *arguments]
-        done = subprocess.run(full, cwd=ROOT, env=dict(self.environment), capture_output=True, text=True, timeout=600, check=False)
+        done = subprocess.run(full, cwd=ROOT, env=dict(self.environment), capture_output=True, text=True, timeout=1800, check=False)
         for stream in ("stdout", "stderr"):
             (self.folder / f"{name}.{stream}").write_text(getattr(done, stream))
         self.count += 1

@@ -12,7 +12,7 @@ from benchmarks.canaries import run, search
 from esans.flow import STAGES
 from esans.metrics_file import read
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(2400)
 
 
 @pytest.fixture(scope="module")
