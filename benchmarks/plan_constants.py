@@ -3,8 +3,9 @@
     python -m benchmarks.plan_constants --work FOLDER
 
 FOLDER keeps what was run (benchmarks/planning/run.py makes what is missing). Factors on bytes are the means over both sizes. Seconds
-are those of processors, over all processes of a stage, which what else runs on the machine hardly changes: a fixed part and one that grows,
-the line through both sizes. The shop data, which benchmarks/plan_check.py compares with, has no part in it.
+are those of processors, over all processes of a stage, which what else runs on the machine hardly changes: a fixed part and one that
+grows, the line through both sizes; how prepare, features and cluster grow is what benchmarks/scale_features.py measured up to 20 million
+interactions. The shop data, which benchmarks/plan_check.py compares with, has no part in it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from benchmarks.figures import machine
 from benchmarks.planning.measured import planned
 from benchmarks.planning.run import made
 from esans.plan.constants import FILE
-from esans.plan.duration import GROWS_WITH, swept_bytes
+from esans.plan.duration import GROWS_WITH, ranking_flops, swept_bytes
 from esans.plan.sizes import Sizes
 from esans.plan.volume import LAWS
 
@@ -36,7 +37,15 @@ ASSUMED: dict[str, Any] = {
     "step_overhead_seconds": 0.005,
     "share_of_cores_busy": 0.75,
     "processor_seconds_per_swept_byte": 1e-10,
+    "processor_seconds_per_flop": 4e-11,
     "source": "data sheet of the NVIDIA H100 SXM; all else is assumed, never measured here",
+}
+# Core seconds of a further interaction, or item for cluster: from 7.4 to 20 million interactions on 2 cores, docs/scaling.md
+# (python -m benchmarks.scale_features). Both cores are taken to be busy all the time.
+SCALING = {
+    "prepare": 2 * (223 - 148) / 12_600_000,
+    "features": 2 * (310 - 170) / 12_600_000,
+    "cluster": 2 * (128 - 74) / 630_000,
 }
 Run = tuple[Sizes, Mapping[str, Any]]
 
@@ -70,6 +79,7 @@ def fit(runs: Sequence[Run]) -> dict[str, Any]:
         "volume": {name: _mean([part_bytes(run, name) / law(sizes, shares) for sizes, run in runs]) for name, law in LAWS.items()},
         "rest": {stage: _mean([rest_bytes(run, stage) for _, run in runs]) for stage in _stages(runs[0][1])},
         "seconds": _seconds(runs, shares),
+        "growth_of_prepare_features_cluster": "python -m benchmarks.scale_features",
         "assumed": ASSUMED,
     }
 
@@ -77,9 +87,19 @@ def fit(runs: Sequence[Run]) -> dict[str, Any]:
 def _seconds(runs: Sequence[Run], shares: Mapping[str, float]) -> dict[str, dict[str, float]]:
     found = {}
     for stage, quantity in GROWS_WITH.items():
-        each, fixed = _line([(quantity(sizes, shares), seconds_of(run, stage)) for sizes, run in runs])
+        points = [(quantity(sizes, shares), seconds_of(run, stage) - _ranking(stage, sizes, shares)) for sizes, run in runs]
+        each, fixed = _line(points)
+        if stage in SCALING:
+            # So little data shows what a stage costs at all, not what a million rows more cost.
+            each = SCALING[stage]
+            fixed = max(_plain_mean([second - each * size for size, second in points]), 0.0)
         found[stage] = {"fixed": fixed, "each": each}
     return {**found, "train": _train(runs)}
+
+
+def _ranking(stage: str, sizes: Sizes, shares: Mapping[str, float]) -> float:
+    """Of the evaluation, the part that grows with users x items, which is nothing yet at these sizes: by arithmetic."""
+    return ranking_flops(sizes, shares) * ASSUMED["processor_seconds_per_flop"] if stage == "evaluate" else 0.0
 
 
 def _train(runs: Sequence[Run]) -> dict[str, float]:

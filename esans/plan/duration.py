@@ -17,7 +17,7 @@ GROWS_WITH: Mapping[str, Callable[[Sizes, Shares], float]] = {
     "cluster": lambda s, _: s.items,
     "shards": examples,
     "references": lambda s, h: s.interactions,
-    "evaluate": lambda s, h: s.users * h["test_users_per_user"] * s.items,
+    "evaluate": lambda s, h: s.users * h["test_users_per_user"],
     "export": lambda s, _: s.users + s.items,
 }
 ORDER = ("prepare", "features", "align", "cluster", "shards", "references", "train", "evaluate", "export")
@@ -46,6 +46,7 @@ def processor_seconds(sizes: Sizes, constants: Mapping[str, Any]) -> dict[str, f
     shares, law = constants["shares"], constants["seconds"]
     found = {stage: law[stage]["fixed"] + law[stage]["each"] * quantity(sizes, shares) for stage, quantity in GROWS_WITH.items()}
     found["train"] = law["train"]["fixed"] + steps(sizes, shares) * _step_processor_seconds(sizes, law["train"])
+    found["evaluate"] += ranking_flops(sizes, shares) * constants["assumed"]["processor_seconds_per_flop"]
     return {stage: found[stage] * (len(sizes.methods) if stage in METHOD_STAGES else 1) for stage in ORDER}
 
 
@@ -56,10 +57,14 @@ def seconds(sizes: Sizes, constants: Mapping[str, Any], machines: Machines) -> d
     for stage, spent in processor_seconds(sizes, constants).items():
         fixed = law[stage]["fixed"] * (len(sizes.methods) if stage in METHOD_STAGES else 1)
         cores = machines.cores if stage in SPARK_STAGES else measured_cores
+        if stage == "evaluate" and machines.gpus:
+            spent -= ranking_flops(sizes, constants["shares"]) * constants["assumed"]["processor_seconds_per_flop"] * len(sizes.methods)
         found[stage] = fixed / measured_cores + (spent - fixed) / (cores * busy)
     if machines.gpus:
         stepping = steps(sizes, constants["shares"]) * step_seconds(sizes, constants, machines)
         found["train"] = (law["train"]["fixed"] / measured_cores + stepping) * len(sizes.methods)
+        speed = constants["assumed"]["tflops"] * 1e12 * constants["assumed"]["share_reached"] * machines.gpus
+        found["evaluate"] += ranking_flops(sizes, constants["shares"]) / speed * len(sizes.methods)
     return found
 
 
@@ -79,6 +84,11 @@ def step_seconds(sizes: Sizes, constants: Mapping[str, Any], machines: Machines)
 
 def _step_processor_seconds(sizes: Sizes, law: Mapping[str, float]) -> float:
     return sizes.batch * (law["each_example"] + law["each_vector"] * sizes.negatives) + swept_bytes(sizes) * law["each_table_byte"]
+
+
+def ranking_flops(sizes: Sizes, shares: Shares) -> float:
+    """Scores of every test user with every item, one method."""
+    return sizes.users * shares["test_users_per_user"] * sizes.items * 2 * sizes.dim
 
 
 def swept_bytes(sizes: Sizes) -> float:

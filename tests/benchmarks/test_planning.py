@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks.plan_check import PAGE, compare, write_page
-from benchmarks.plan_constants import ASSUMED, fit
+from benchmarks.plan_constants import ASSUMED, SCALING, fit
 from benchmarks.planning.run import timed
 from esans.plan import duration, volume
 from esans.plan.sizes import Sizes, sizes_of
@@ -24,8 +24,10 @@ TRUE: dict[str, Any] = {
     "cores": 2,
     "volume": {name: 0.5 + 0.1 * place for place, name in enumerate(volume.LAWS)},
     "rest": {stage: 100.0 * place for place, stage in enumerate(duration.ORDER)},
-    "seconds": {stage: {"fixed": 3.0 + place, "each": 1e-5 * (place + 1)} for place, stage in enumerate(duration.GROWS_WITH)}
-    | {"train": {"fixed": 8.0, "each_example": 2e-5, "each_vector": 1e-6, "each_table_byte": 1e-10}},
+    "seconds": {
+        **{stage: {"fixed": 3.0 + n, "each": SCALING.get(stage, 1e-5 * (n + 1))} for n, stage in enumerate(duration.GROWS_WITH)},
+        "train": {"fixed": 8.0, "each_example": 2e-5, "each_vector": 1e-6, "each_table_byte": 1e-10},
+    },
     "assumed": ASSUMED,
 }
 

@@ -38,6 +38,7 @@ CONSTANTS: dict[str, Any] = {
         "share_reached": 0.5,
         "step_overhead_seconds": 0.0,
         "share_of_cores_busy": 0.5,
+        "processor_seconds_per_flop": 4e-11,
     },
 }
 ROOM = Room(device=80e9, host=1e12, driver=128e9, disk=None, ranks_per_host=8)
