@@ -75,7 +75,7 @@ def _run(uris: Mapping[str, str], setting: Setting, steps: int) -> tuple[float, 
     together = mp.get_context("spawn").Barrier(setting.processes)
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(_rank, (setting, dict(uris), steps, folder, together), nprocs=setting.processes)  # type: ignore[no-untyped-call]
-        found = [torch.load(Path(folder) / f"{rank}.pt") for rank in range(setting.processes)]
+        found = [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(setting.processes)]
     return sum(speed for speed, _ in found), found[0][1]
 
 
