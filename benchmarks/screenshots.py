@@ -76,6 +76,8 @@ def mlflow_ui(work: Path) -> Iterator[str]:
 def compare(tab: Tab, server: str, run_ids: Sequence[str], picture: Path | None = None) -> dict[str, dict[str, float]]:
     """Open MLflow's comparison of runs and read it. Returns run name -> metric -> value, as shown: to three decimals.
 
+    MLflow draws the first metrics by name only, as many as are in sight of its list.
+
     Args:
         tab: the browser.
         server: URL of MLflow.
@@ -85,7 +87,7 @@ def compare(tab: Tab, server: str, run_ids: Sequence[str], picture: Path | None 
     page = tab.page
     runs, experiments = json.dumps(list(run_ids)), json.dumps([_experiment(server, run_ids[0])])
     page.goto(f"{server}/#/compare-runs?runs={quote(runs)}&experiments={quote(experiments)}")
-    page.get_by_text("recall_at_50", exact=True).first.wait_for()
+    page.get_by_text("recall_at_10", exact=True).first.wait_for()
     _forget(tab, _NO_ACCOUNTS)
     text = page.inner_text("body")
     names = [line for line in _between(text, "Run Name:", "Start Time:") if line]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +38,8 @@ def register(run: Run, retriever: Path, example: list[list[str]], config: Regist
     except MlflowException:
         client.create_registered_model(config.name, description="Two-tower retrieval: raw item histories in, item ids with scores out.")
     source = f"{client.get_run(run.run_id).info.artifact_uri}/{_ARTIFACT_PATH}"
+    # It tells at every registration how long it would wait, which reads like trouble in a job's output.
+    logging.getLogger("mlflow.store.model_registry.abstract_store").setLevel(logging.WARNING)
     created = client.create_model_version(config.name, source, run_id=run.run_id, tags=tags)
     client.set_registered_model_alias(config.name, config.alias, created.version)
     return str(created.version)
