@@ -41,7 +41,7 @@ def launch(spec: WorkerSpec, monkeypatch: pytest.MonkeyPatch, *planned: tuple[in
 def last_state(folder: Path) -> dict[str, torch.Tensor]:
     """Every tensor of the last checkpoint: weights, best weights, optimiser, guard, generators."""
     checkpoints = Checkpoints(str(folder / "scratch" / "checkpoints"), {})
-    return tensors(checkpoints._read(checkpoints.names()[-1]))
+    return tensors(checkpoints._read(checkpoints.names()[-1], None))
 
 
 def tensors(state: Any, path: str = "") -> dict[str, torch.Tensor]:
