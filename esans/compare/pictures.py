@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from esans.compare.results import Comparison, SliceRow
+from esans.svg import INK, inline_svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Text and axes are drawn in this colour and then handed to the page's own.
-_INK = "#0a0b0c"
 COLORS = ("#8a8f98", "#4c8dd6", "#e0803f", "#4fa86a", "#a578c9", "#d3595f", "#3fa7b5", "#c9a227", "#7a86d1", "#c46aa0")
 _WIDTH = 5.6
 
@@ -54,7 +51,7 @@ def _differences(axes: Axes, comparison: Comparison, metric: str) -> None:
         for name, cell in zip(comparison.names, comparison.cells[metric], strict=True)
         if cell.paired is not None
     ]
-    axes.axvline(0, color=_INK, linewidth=0.8, linestyle="--")
+    axes.axvline(0, color=INK, linewidth=0.8, linestyle="--")
     _dots(axes, [name for name, _ in tested], [interval for _, interval in tested], [colors[name] for name, _ in tested])
 
 
@@ -119,23 +116,4 @@ def _clipped(text: str, most: int = 24) -> str:
 
 
 def _svg(draw: Callable[[Axes], None], height: float) -> str:
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    ink = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK)
-    style = {**ink, "svg.fonttype": "none", "svg.hashsalt": "esans", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-        draw(figure.subplots())
-        stream = io.StringIO()
-        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
-    return _inline(stream.getvalue())
-
-
-def _inline(svg: str) -> str:
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
-    svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)  # HTML needs none, and the page names no address outside itself
-    svg = re.sub(r'(<svg[^>]*?)\swidth="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?)\sheight="[^"]*"', r"\1", svg, count=1), count=1)
-    svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px; font-family: inherit", svg)
-    return svg.replace(_INK, "currentColor")
+    return inline_svg(draw, (_WIDTH, height), 9)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
 from esans.evaluate.plots import Line, draw_lines, slice_lines, title_of
 from esans.evaluate.results import Comparison
+from esans.svg import INK, inline_svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Text and axes are drawn in this colour and then handed to the page's own.
-_INK = "#0a0b0c"
 _REFERENCE_COLORS = ("#8a8f98", "#b08d57")
 _METHOD_COLORS = ("#4c8dd6", "#e0803f", "#4fa86a", "#a578c9", "#d3595f", "#3fa7b5", "#c9a227", "#7a86d1", "#c46aa0", "#7d9a45")
 
@@ -63,9 +60,7 @@ def _bars(axes: Axes, comparison: Comparison, metric: str, colors: Mapping[str, 
     rows = [row for row in comparison.rows if metric in row.values][::-1]
     errors = [row.errors[metric] if row.errors[metric] == row.errors[metric] else 0.0 for row in rows]
     values = [row.values[metric] for row in rows]
-    axes.barh(
-        [row.name for row in rows], values, xerr=errors, color=[colors[row.name] for row in rows], height=0.65, ecolor=_INK, capsize=2
-    )
+    axes.barh([row.name for row in rows], values, xerr=errors, color=[colors[row.name] for row in rows], height=0.65, ecolor=INK, capsize=2)
     for place, (value, error) in enumerate(zip(values, errors, strict=True)):
         axes.annotate(f"{value:.3f}", (value + error, place), xytext=(5, 0), textcoords="offset points", va="center")
     axes.set(xlabel=metric, xlim=(0, max([*values, 1e-9]) * 1.18))
@@ -88,29 +83,10 @@ def _curves(axes: Axes, epochs: Mapping[str, Mapping[str, list[float]]], column:
 
 def _sizes(axes: Axes, sizes: list[int]) -> None:
     axes.bar(range(len(sizes)), sizes, width=1.0, color=_METHOD_COLORS[0])
-    axes.axhline(sum(sizes) / max(len(sizes), 1), color=_INK, linewidth=0.8, linestyle="--", label="mean")
+    axes.axhline(sum(sizes) / max(len(sizes), 1), color=INK, linewidth=0.8, linestyle="--", label="mean")
     axes.set(xlabel="primary cluster, largest first", ylabel="items")
     axes.legend(frameon=False)
 
 
 def _svg(draw: Callable[[Axes], None]) -> str:
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    ink = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK)
-    style = {**ink, "svg.fonttype": "none", "svg.hashsalt": "esans", "font.size": 9.5, "axes.spines.top": False, "axes.spines.right": False}
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-        draw(figure.subplots())
-        stream = io.StringIO()
-        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
-    return _inline(stream.getvalue())
-
-
-def _inline(svg: str) -> str:
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
-    svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)  # HTML needs none, and the report names no address outside itself
-    svg = re.sub(r'(<svg[^>]*?)\swidth="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?)\sheight="[^"]*"', r"\1", svg, count=1), count=1)
-    svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px; font-family: inherit", svg)
-    return svg.replace(_INK, "currentColor")
+    return inline_svg(draw, (6.4, 3.6), 9.5)
