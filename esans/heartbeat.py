@@ -96,6 +96,8 @@ class Heartbeat:
         """Let the thread look after this process inside the block."""
         global _watched  # noqa: PLW0603
         _watched = self
+        # A rank that is stopped in its first moments has been there: only one that never started has left no sign.
+        self._leave_sign()
         thread = threading.Thread(target=self._watch, daemon=True, name="heartbeat")
         thread.start()
         try:

@@ -59,6 +59,13 @@ def test_both_ranks_end_with_one_verdict_once_neither_gets_on(tmp_path):
     assert FolderBoard(tmp_path).verdict() == verdict
 
 
+def test_a_rank_leaves_its_first_sign_before_it_does_anything(tmp_path):
+    rank = Rank(0, tmp_path, 1e6)
+    with rank.heartbeat.watching():
+        (sign,) = FolderBoard(tmp_path).signs()
+    assert (sign.rank, sign.place, sign.left) == (0, "start", False)
+
+
 def test_waiting_for_a_rank_that_gets_on_is_no_hang(tmp_path):
     ranks = [Rank(rank, tmp_path, 2.0) for rank in range(2)]
     with ranks[0].heartbeat.watching(), ranks[1].heartbeat.watching():
