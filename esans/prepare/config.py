@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from esans.config import Added, Fraction, PositiveFloat, PositiveInt, config, section
+from esans.config import Added, Fraction, NonNegativeInt, PositiveFloat, PositiveInt, config, section
 from esans.roots import Place
 
 # A point in time as people write it: unix seconds, an ISO date, or what YAML makes of an unquoted date.
@@ -258,6 +258,19 @@ def is_share(cut: Instant | None) -> bool:
 
 
 @config
+class LogConfig:
+    """The checked events as a table of the bundle, to which the next run appends."""
+
+    write: bool = False
+    """Whether the bundle keeps every checked event (table `log`), for a later run to extend. Needs prepare.until."""
+    extend: bool = False
+    """Whether the events in the log of prepare.previous are taken as they are, and of the raw table only later rows are read."""
+    late_days: NonNegativeInt = 2
+    """Days before the end of the earlier log whose rows are read again, for those that came late. Rows later still are taken in by the
+    next run that extends nothing. 0 or more."""
+
+
+@config
 class PrepareConfig:
     """Keys under `prepare`: the two raw tables, what their columns mean, and the split."""
 
@@ -282,6 +295,8 @@ class PrepareConfig:
     hold: they are neither counted nor rejected. None: all of them."""
     previous: Annotated[str | None, Place] = None
     """URI of an earlier prepare bundle whose ids stay as they are; new ones come after them. None: ids start from 0."""
+    log: Annotated[LogConfig, Added] = section(LogConfig)
+    """What spares the next run from checking everything anew."""
 
     def __post_init__(self) -> None:
         self.until = _plain(self.until)
@@ -290,6 +305,8 @@ class PrepareConfig:
             seconds(self.until, "until")
             if columns.timestamp is None and columns.position is not None:
                 raise ValueError(f"until = {self.until!r} needs interactions.columns.timestamp: positions are no times")
+        if self.log.write and self.until is None:
+            raise ValueError("log.write needs until: a log that ends nowhere can't be extended")
         if (self.events.positives or self.events.exposures) and columns.event is None:
             raise ValueError("events.positives and events.exposures need interactions.columns.event: the column that holds the event type")
         if self.events.min_rating is not None and columns.rating is None:

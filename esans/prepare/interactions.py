@@ -37,6 +37,7 @@ def check_interactions(
     orders: bool = False,
     now: float | None = None,
     until: float | None = None,
+    since: float | None = None,
 ) -> R.Checked:
     """Typed events of the rows that stay, and the rows that do not.
 
@@ -46,6 +47,7 @@ def check_interactions(
         orders: whether a null order id rejects the row.
         now: unix seconds of the present, for the upper end of the sane range.
         until: unix seconds from which on rows are left out, as if the table ended there; None keeps all.
+        since: unix seconds before which rows are left out, since a log holds them; there may then be none at all.
 
     Returns:
         Checked, whose good rows hold user_id, item_id, timestamp (long), event, order_id, weight, quantity, rating (double), all null where
@@ -58,8 +60,9 @@ def check_interactions(
 
     require_columns(raw, mapped_columns(config), NAME)
     raw = raw if until is None else before(raw, config, until)
+    raw = raw if since is None else from_on(raw, config, since)
     with readable(NAME):
-        if raw.isEmpty():
+        if since is None and raw.isEmpty():
             left = "" if until is None else " before prepare.until"
             raise DataError(
                 f"interactions: the table is empty (0 rows{left}): {config.path or config.table}. Check prepare.interactions.path."
@@ -97,22 +100,32 @@ def before(raw: DataFrame, config: InteractionsConfig, until: float) -> DataFram
         config: name and unit of the times.
         until: unix seconds.
     """
+    value, moment = _time_and_moment(raw, config, until)
+    return raw.where(value.isNull() | (value < moment))
+
+
+def from_on(raw: DataFrame, config: InteractionsConfig, since: float) -> DataFrame:
+    """The rows of the raw table from a moment on, and those whose time cannot be read; the reader skips the rest as in `before`."""
+    value, moment = _time_and_moment(raw, config, since)
+    return raw.where(value.isNull() | (value >= moment))
+
+
+def _time_and_moment(raw: DataFrame, config: InteractionsConfig, moment: float) -> tuple[Column, Column]:
+    """The time of a row and a moment, in a form that readers of files compare by themselves where the type allows it."""
     from pyspark.sql import functions as F
     from pyspark.sql.types import DateType, IntegralType, TimestampType
 
     name, unit = str(config.columns.timestamp), config.timestamps.unit
     kind, value = type_of(raw, name), column(name)
     if isinstance(kind, IntegralType):
-        early = value < F.lit(-int(-until * _UNITS[unit] // 1)).cast("long")
-    elif isinstance(kind, TimestampType):
-        early = value < F.timestamp_seconds(F.lit(until))
-    elif isinstance(kind, DateType):
+        return value, F.lit(-int(-moment * _UNITS[unit] // 1)).cast("long")
+    if isinstance(kind, TimestampType):
+        return value, F.timestamp_seconds(F.lit(moment))
+    if isinstance(kind, DateType):
         # A date is its first moment in UTC.
-        early = value < F.lit(datetime.date(1970, 1, 1) + datetime.timedelta(days=-int(-until // _DAY)))
-    else:
-        value, _ = _unix_seconds(raw, name, f"{_KEY}.columns.timestamp", unit)
-        early = value < F.lit(-int(-until // 1)).cast("long")
-    return raw.where(value.isNull() | early)
+        return value, F.lit(datetime.date(1970, 1, 1) + datetime.timedelta(days=-int(-moment // _DAY)))
+    value, _ = _unix_seconds(raw, name, f"{_KEY}.columns.timestamp", unit)
+    return value, F.lit(-int(-moment // 1)).cast("long")
 
 
 def _typed(raw: DataFrame, config: InteractionsConfig, orders: bool, now: float) -> tuple[dict[str, Column], list[Column]]:

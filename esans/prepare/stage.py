@@ -32,16 +32,17 @@ class Prepare(Stage):
     def run(self, inputs: Inputs, out: BundleWriter) -> None:
         """Check both tables, then number, split and count; later tables are made from the earlier ones as written."""
         from esans import columns as C
-        from esans.prepare import events, filters, tables
+        from esans.prepare import events, filters, log, tables
         from esans.prepare.interactions import check_interactions
         from esans.prepare.items import check_items
         from esans.prepare.validate import check_columns, read_tables
-        from esans.progress import spark_step
+        from esans.progress import say, spark_step
 
         spark, config = self.context.spark, self.config
         earlier = inputs.get("previous")
         old_items = tables.previous_map(earlier, "items", C.ITEM_ID, C.ITEM_IDX, spark)
         old_users = tables.previous_map(earlier, "users", C.USER_ID, C.USER_IDX, spark)
+        kept = log.earlier_log(earlier, config, spark)
 
         raw = check_columns(read_tables(spark, config), config)
         with spark_step(spark, "check items"):
@@ -56,8 +57,17 @@ class Prepare(Stage):
             # Without an earlier map every numbered item is in the catalogue.
             catalogue = item_map.frame if old_items is None else item_map.frame.join(items.good.select(C.ITEM_ID), C.ITEM_ID, "left_semi")
             orders = config.split.method == "last_basket"
-            checked = check_interactions(raw.interactions, config.interactions, catalogue, orders=orders, until=config.until_seconds)
+            since = None if kept is None else kept.since
+            read = check_interactions(
+                raw.interactions, config.interactions, catalogue, orders=orders, until=config.until_seconds, since=since
+            )
+            checked = read if kept is None else kept.extended(read, catalogue, config.interactions.columns.item_id)
         self._tell(checked)
+        if kept is not None:
+            say(f"  interactions: {checked.total - read.total:,} of them from the log of the earlier bundle, the rest read anew")
+        if config.log.write:
+            with spark_step(spark, "write the log"):
+                out.write(log.TABLE, log.written(read, kept))
         with spark_step(spark, "write rejected rows"):
             out.write("rejected", items.rejected.unionByName(checked.rejected))
         with spark_step(spark, "event rules and minimum counts"):
@@ -72,8 +82,9 @@ class Prepare(Stage):
                 out.report({"num_exposures": tables.write_exposures(out, found.exposures, user_map)})
         with spark_step(spark, "histories and popularity"):
             histories, popularity = tables.write_histories(out, rows, item_map, config, spark)
-        out.state({"num_items": item_map.size, "num_users": user_map.size, "until": config.until})
+        out.state({"num_items": item_map.size, "num_users": user_map.size, "until": config.until, "until_seconds": config.until_seconds})
         out.state({"id_maps": tables.id_maps(item_map, user_map, earlier)})
+        out.report({"interactions.read": read.total})
         self._report(out, [items, checked], found.counts, rows, histories, popularity)
         spark.catalog.clearCache()
 

@@ -87,6 +87,7 @@ class RunPlan:
 def dated(settings: Settings, as_of: datetime.date) -> list[str]:
     """Overrides that end the data with the as-of day and keep the window from training."""
     keys = {
+        "log.write": "true",
         "until": f"'{as_of + datetime.timedelta(days=1)}'",
         "split.method": "last_days",
         "split.validation_from": "null",

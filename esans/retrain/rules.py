@@ -12,7 +12,7 @@ from esans.config import Fraction, PositiveInt, config, flatten
 _DAILY = (
     "prepare.until",
     "prepare.previous",
-    "prepare.append",
+    "prepare.log.",
     "prepare.split.",
     "prepare.max_rejected_share",
     "features.previous",
@@ -111,6 +111,6 @@ def overrides(kind: Literal["full", "incremental"], bundles: Mapping[str, str]) 
     found: dict[str, Any] = {f"{stage}.previous": bundles[stage] for stage in ("prepare", "features", "cluster") if stage in bundles}
     if kind == "full":
         return found
-    found |= {"features.keep_space": True, "align.previous": bundles["align"], "align.previous_mode": "frozen"}
+    found |= {"prepare.log.extend": True, "features.keep_space": True, "align.previous": bundles["align"], "align.previous_mode": "frozen"}
     found |= {"cluster.assign_only": True, "cluster.drift.action": "rebuild", "train.warm_start": bundles["train"]}
     return found

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
 
+from esans.bundle import Bundle
 from esans.export.aliases import CHAMPION, aliases
 from tests.integration.processes import ROOT, run_job, succeeded
 
@@ -168,7 +169,10 @@ def test_a_night_that_is_killed_again_and_again_keeps_the_champion_and_the_next_
     report = shop.report(DAY)
     assert report is not None
     assert (report["outcome"], report["champion_before"], report["champion"]) == ("published", "1", "2")
-    assert report["base"]["version"] == "1"
+    assert (report["mode"], report["base"]["version"]) == ("incremental", "1")
+    figures = Bundle.open(report["bundles"]["prepare"]).figures
+    # The rows before the two late days come from the log of the first night.
+    assert figures["interactions.read"] < figures["interactions.rows"] / 10
     assert shop.aliases() == {"challenger": "2", "previous": "1", CHAMPION: "2"}
 
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from esans.bundle import Bundle, BundleWriter
-from esans.config import build, merge
+from esans.config import build, merge, to_dict
 from esans.prepare.config import PrepareConfig
 from esans.prepare.stage import Prepare
 from esans.spark import SparkConfig
@@ -89,7 +89,7 @@ def run_stage(config: PrepareConfig, uri: str, seed: int = 0) -> Bundle:
     out = BundleWriter(uri, "prepare", "0")
     inputs = {"previous": Bundle.open(config.previous)} if config.previous else {}
     Prepare(config, context).run(inputs, out)
-    return out.finish(code_version=1, config={}, inputs={})
+    return out.finish(code_version=1, config=to_dict(config, results_only=True), inputs={})
 
 
 def rows(bundle: Bundle, table: str, *columns: str) -> list[tuple[Any, ...]]:

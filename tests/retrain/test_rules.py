@@ -49,3 +49,5 @@ def test_a_full_run_keeps_numbers_and_an_incremental_one_spaces_and_weights() ->
     assert full.items() <= more.items()
     assert more["train.warm_start"] == "file:///train"
     assert more["align.previous_mode"] == "frozen"
+    # A full run reads the whole raw table again, so that rows which came late, or whose item came late, get in.
+    assert more["prepare.log.extend"] is True
