@@ -264,7 +264,8 @@ class LogConfig:
     write: bool = False
     """Whether the bundle keeps every checked event (table `log`), for a later run to extend. Needs prepare.until."""
     extend: bool = False
-    """Whether the events in the log of prepare.previous are taken as they are, and of the raw table only later rows are read."""
+    """Whether the events in the log of prepare.previous are taken as they are, and of the raw table only later rows are read. Where that
+    bundle has no log everything is read."""
     late_days: NonNegativeInt = 2
     """Days before the end of the earlier log whose rows are read again, for those that came late. Rows later still are taken in by the
     next run that extends nothing. 0 or more."""

@@ -10,6 +10,7 @@ from esans.config import flatten, to_dict
 from esans.errors import ConfigError
 from esans.prepare import rejects as R
 from esans.prepare.interactions import QUANTITY, RATING
+from esans.progress import say
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -69,26 +70,26 @@ def written(checked: R.Checked, earlier: Log | None) -> DataFrame:
 
 
 def earlier_log(previous: Bundle | None, config: PrepareConfig, spark: SparkSession) -> Log | None:
-    """What today's run need not read again; None where `log.extend` is off or there is nothing to extend.
+    """What today's run need not read again; None where `log.extend` is off or there is no log, which is said.
 
     Raises:
-        ConfigError: the earlier bundle has no log with an end, or its rows were read under other rules.
+        ConfigError: the rows of the log were read under other rules.
     """
     from pyspark.sql import functions as F
 
     if not config.log.extend or previous is None:
         return None
-    name = f"prepare.log.extend: prepare.previous = {previous.uri}"
     until = previous.facts.get("until_seconds")
     if not previous.has(TABLE) or until is None:
-        raise ConfigError(
-            f"{name} has no log that ends at a moment. Write it with prepare.log.write=true and prepare.until, or read all anew."
-        )
+        say(f"  {previous.uri} has no log of checked events (prepare.log.write): the whole raw table is read")
+        return None
     before, now = _rules(previous.manifest["config"].get("interactions", {})), _rules(to_dict(config.interactions, results_only=True))
     changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
     if changed:
+        keys = ", ".join(f"prepare.interactions.{key}" for key in changed)
         raise ConfigError(
-            f"{name} was read with other values of prepare.interactions.{{{', '.join(changed)}}}. Set prepare.log.extend=false once."
+            f"prepare.log.extend: the log of prepare.previous = {previous.uri} was read with other values of {keys}.\n"
+            "  Set prepare.log.extend=false once."
         )
     end = config.until_seconds
     since = float(until) - config.log.late_days * _DAY

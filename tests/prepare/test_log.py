@@ -69,13 +69,13 @@ def test_events_of_an_item_that_left_the_catalogue_are_rejected_and_stay_in_the_
     assert sorted(rows(bundle, "interactions"), key=str) == sorted(rows(anew, "interactions"), key=str)
 
 
-def test_what_cannot_be_extended_is_refused(prepare):
+def test_a_bundle_without_a_log_is_read_around_and_a_log_of_other_rules_refused(prepare, capsys):
+    keys = {"log": {"write": True, "extend": True}, "split": SPLIT}
     plain = prepare(ITEMS, EVENTS, until=until(3), split=SPLIT)
-    logged = prepare(ITEMS, EVENTS, until=until(3), log={"write": True}, split=SPLIT)
-    keys = {"log": {"extend": True}, "split": SPLIT, "until": until(4)}
-    with pytest.raises(ConfigError, match=r"prepare\.log\.extend: prepare\.previous = .* has no log that ends at a moment"):
-        prepare(ITEMS, EVENTS, previous=plain.uri, **keys)
-    with pytest.raises(ConfigError, match=r"was read with other values of prepare\.interactions\.\{timestamps\.min\}"):
-        prepare(ITEMS, EVENTS, previous=logged.uri, interactions={"timestamps": {"min": 2}}, **keys)
+    logged = prepare(ITEMS, EVENTS, until=until(4), previous=plain.uri, **keys)
+    assert "has no log of checked events (prepare.log.write): the whole raw table is read" in capsys.readouterr().out
+    assert logged.figures["interactions.read"] == len(EVENTS["user_id"])
+    with pytest.raises(ConfigError, match=r"was read with other values of prepare\.interactions\.timestamps\.min\."):
+        prepare(ITEMS, EVENTS, previous=logged.uri, interactions={"timestamps": {"min": 2}}, until=until(5), **keys)
     with pytest.raises(ConfigError, match=r"log\.write needs until"):
         build(PrepareConfig, {"log": {"write": True}})
