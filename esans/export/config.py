@@ -26,7 +26,7 @@ class IndexConfig:
     """Items from which `auto` takes IVF-PQ: lists are scanned by codes, and the exact vectors order the best of them."""
     hnsw_links: Annotated[int, Field(ge=4, le=128)] = 32
     """Links of an item in the HNSW graph (M); memory grows by 8 bytes a link and item."""
-    hnsw_build: PositiveInt = 80
+    hnsw_build: PositiveInt = 200
     """Candidates looked at while an item is linked (efConstruction)."""
     hnsw_search: PositiveInt = 128
     """Candidates looked at by a query (efSearch); more finds more and takes longer."""

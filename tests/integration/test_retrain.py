@@ -152,12 +152,18 @@ def test_a_day_without_a_file_and_a_corrupt_one_are_refused_and_nothing_changes(
     assert shop.aliases() == {"challenger": "1", CHAMPION: "1"}
 
 
-def test_a_night_that_is_killed_again_and_again_keeps_the_champion_and_the_next_run_goes_on(shop: Shop) -> None:
+def test_a_night_that_is_killed_in_prepare_leaves_the_champion(shop: Shop) -> None:
     shop.put(DAY)
     kill_when(shop.command(DAY), lambda: any((shop.work / "prepare").glob("*/attempt-*/interactions/*.parquet")) and _new(shop, "prepare"))
     assert shop.aliases()[CHAMPION] == "1"
+
+
+def test_the_same_night_killed_again_in_training_leaves_the_champion(shop: Shop) -> None:
     kill_when(shop.command(DAY), lambda: len(list((shop.work / "train").glob("*/scratch"))) == 2)
     assert shop.aliases()[CHAMPION] == "1"
+
+
+def test_killed_once_more_before_the_last_alias_the_next_run_finds_all_stages_done_and_publishes(shop: Shop) -> None:
     last = [sys.executable, "-c", KILLED_AT_THE_LAST_ALIAS, "--as-of", str(DAY), *shop.arguments]
     done = subprocess.run(last, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
