@@ -262,6 +262,20 @@ def summarise(arms: Mapping[str, Arm], results: Mapping[str, list[dict[str, Any]
     }
 
 
+def describe(arm: str, rows: list[dict[str, Any]]) -> str:
+    """How many nights were published, and means on the next day: over all nights, and over those whose challenger was refused."""
+
+    def means(rows: list[dict[str, Any]]) -> str:
+        names = ("champion", "challenger", "popularity")
+        return ", ".join(f"{name} {sum(row[name] for row in rows) / len(rows):.4f}" for name in names)
+
+    rows = [row for row in rows if row["night"] >= str(FIRST)]
+    refused = [row for row in rows if row["outcome"] != "published"]
+    kept = f"; the {len(refused)} refused ones: {means(refused)}" if refused else ""
+    published = f"{len(rows) - len(refused)} of {len(rows)} nights with a day of sales to follow published"
+    return f"{arm}: {published}; recall@50 on that day: {means(rows)}{kept}"
+
+
 def plot(results: Mapping[str, list[dict[str, Any]]], path: Path = PLOT) -> None:
     """Quality on the next day, and seconds, by night."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -329,6 +343,8 @@ def main() -> None:
                 f"{name} {row['night']} -> {row['next_day']} ({row['mode']}, {row['outcome']}): champion {row['champion']:.4f}, "
                 f"challenger {row['challenger']:.4f}, popularity {row['popularity']:.4f}, {row['users']} users, {row['seconds']:.0f} s"
             )
+    for name, rows in results.items():
+        print(describe(name, rows))
     (work / "results.json").write_text(json.dumps(results, indent=1))
     if set(arms) == set(ARMS) and not options.dry_run:
         figures = summarise(arms, results)
