@@ -39,7 +39,7 @@ def test_hadolint_finds_nothing(file: Path) -> None:
 def test_bases_are_pinned_users_are_not_root_and_nothing_is_fetched_by_add(file: Path) -> None:
     parsed = instructions(file)
     bases = [rest.split()[0] for keyword, rest in parsed if keyword == "FROM"]
-    assert all(re.fullmatch(r"[\w./-]+:\d+\.\d+\.\d+[\w.-]*", base) for base in bases)
+    assert all(re.fullmatch(r"[\w./-]+:\d+\.\d+\.\d+[\w.-]*@sha256:[0-9a-f]{64}", base) for base in bases)
     assert not [rest for keyword, rest in parsed if keyword == "ADD"]
     users = [rest for keyword, rest in parsed if keyword == "USER"]
     assert users[-1] not in ("root", "0", "0:0")
