@@ -51,9 +51,9 @@ integration: develop ## A real Spark cluster, a real MLflow server, killed proce
 gpu-check: ## Prove every claim about GPUs on this machine; writes docs/gpu-check.md (needs a GPU, and make develop)
 	$(PY) -m benchmarks.gpu_check
 
-audit: ## Compare the installed packages with databases of known weaknesses (needs the network)
+audit: setup ## Compare the installed packages with databases of known weaknesses (needs the network)
 	$(PY) -m pip install --quiet pip-audit
-	$(PY) -m pip_audit --skip-editable
+	@$(PY) -m tools.audit
 
 format: develop ## Put the code into its one format
 	$(PY) -m ruff check --fix --select I .
