@@ -2,10 +2,11 @@
 
     python -m benchmarks.canaries --work FOLDER [--dry-run]
 
-Canaries stand in the variables of object stores, MLflow and a webhook, in the tracking URI, in options of the raw tables and in Spark's
-settings, as they are and as `${env:NAME}`. After the chain come runs that fail: a wrong value under a secret key, a database that is
-not there, and a server that is away. Searched are the work folder (tables column by column), MLflow's database, artifacts and log, Spark's
-event logs, and what every process printed: for each canary as it is, in base64 and as in a URL.
+Canaries stand in the variables of object stores, MLflow and a webhook, in the tracking URI and the address of a webhook, in options of the
+raw tables and in Spark's settings, as they are and as `${env:NAME}`. After the chain come runs that fail: a retraining whose data are
+refused, a wrong value under a secret key, a database that is not there, and a server that is away. Searched are the work folder (tables
+column by column), MLflow's database, artifacts and log, Spark's event logs, and what every process printed: for each canary as it is, in
+base64 and as in a URL.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ VARIABLES = {
     "reference in an option": "WAREHOUSE_LOGIN",
     "reference in a setting": "STORE_LOGIN",
 }
-LITERALS = ("tracking URI", "option", "setting of Spark", "value of a wrong type", "database")
+LITERALS = ("tracking URI", "option", "setting of Spark", "value of a wrong type", "database", "address")
 USERS, ITEMS, EVENTS, DIM = 120, 60, 12, 8
 
 
@@ -90,6 +91,8 @@ def run(work: Path, store: Path | None = None) -> tuple[dict[str, str], int]:
     with mlflow(searched / "mlflow", port, store):
         process.run("pipeline", 0, "pipeline")
         process.run("doctor", None, "doctor")
+        # Refused, for want of data on that day, and told to a webhook that is away.
+        process.run("retrain", 3, "retrain", "--as-of=2026-01-01")
     process.run("printed", 0, "pipeline", "--print_config")
     process.run("wrong-type", 2, "prepare", f"--prepare.items.options.password=[{canaries['value of a wrong type']}]")
     database = f"--prepare.items.options.url=jdbc:postgresql://me:{canaries['database']}@127.0.0.1:1/x"
@@ -193,6 +196,7 @@ def settings(folder: Path, work_dir: Path, canaries: Mapping[str, str]) -> dict[
         "align": {"epochs": 1, "dim": 8},
         "cluster": {"min_cluster_size": 5},
         "references": {"item_knn": False},
+        "retrain": {"notify": {"url": f"http://127.0.0.1:1/services/{canaries['address']}", "retries": 0}},
         "train": {"epochs": 1, "batch_size": 128, "model": {"dim": 8, "hidden": 8}, "launch": {"mode": "torchrun", "threads": 1}},
     }
 

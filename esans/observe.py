@@ -18,6 +18,7 @@ from esans.config import Runtime, config
 from esans.metrics_file import Sample
 from esans.progress import say
 from esans.redaction import redact, redact_values
+from esans.roots import Place
 from esans.uri import canonical, join, write_text
 
 
@@ -27,8 +28,9 @@ class LoggingConfig:
 
     lines: Annotated[Literal["file", "stderr", "both", "none"], Runtime] = "file"
     """Where the JSON line of each stage goes: to `logs/<run id>.jsonl` in the work directory, to stderr, to both, or nowhere."""
-    metrics_file: Annotated[str | None, Runtime] = None
-    """File of metrics for Prometheus' textfile collector, such as /var/lib/node_exporter/textfile/esans.prom; null writes none."""
+    metrics_file: Annotated[str | None, Runtime, Place] = None
+    """File of metrics for Prometheus' textfile collector, such as /var/lib/node_exporter/textfile/esans.prom; null writes none. Where
+    allowed_roots are set, its folder is one of them."""
 
 
 @dataclass

@@ -21,6 +21,8 @@ TRACKING_VARIABLES = ("MLFLOW_TRACKING_URI", "ESANS_TRACKING_URI")
 
 _SECRET = (
     r"secret|passw|passphrase|token(?!s|iz)|credential|webhook|signature|api[._-]?key|access[._-]?key|private[._-]?key|account[._-]?key"
+    # Whoever knows the address of a webhook may post to it.
+    r"|notify\.ur[il]"
 )
 _SECRET_NAME = re.compile(_SECRET, re.IGNORECASE)
 # Names of this meaning whose values say only where a secret is.
@@ -72,7 +74,7 @@ def redact_values(value: Any, name: str = "", by_value: bool = True) -> Any:
         by_value: also what the environment of this process holds.
     """
     if isinstance(value, Mapping):
-        return {key: redact_values(item, str(key), by_value) for key, item in value.items()}
+        return {key: redact_values(item, _joined(name, str(key)), by_value) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [redact_values(item, name, by_value) for item in value]
     if not isinstance(value, str):
@@ -80,6 +82,12 @@ def redact_values(value: Any, name: str = "", by_value: bool = True) -> Any:
     if value and is_secret_name(name) and not _REFERENCE.fullmatch(value):
         return MASK
     return redact(value) if by_value else by_place(value)
+
+
+def _joined(above: str, key: str) -> str:
+    """A key under the one above it where the two together name a secret, else the key alone."""
+    both = f"{above.rpartition('.')[2]}.{key}"
+    return both if is_secret_name(both) and not is_secret_name(above) else key
 
 
 def resolve(text: str, key: str) -> str:

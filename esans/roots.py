@@ -14,7 +14,7 @@ import fsspec
 from esans.config import is_marked
 from esans.errors import BundleError, ConfigError
 from esans.redaction import by_place
-from esans.uri import canonical, is_local
+from esans.uri import canonical, is_local, looks_like_path
 
 # Roots that hold beside those of any configuration, separated by commas: for the operator of a machine where others' configurations run.
 VARIABLE = "ESANS_ALLOWED_ROOTS"
@@ -28,6 +28,10 @@ _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 
 class Place:
     """Marks a configuration field whose value says where something is read or written."""
+
+
+class PlaceOrName(Place):
+    """Marks a field that takes a path or the name of something: of a model on a hub, of a table in a catalogue."""
 
 
 def check_places(settings: Any, work_dir: str, allowed: Sequence[str]) -> None:
@@ -88,9 +92,8 @@ def places(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
     """(key, value) of every field marked `Place` that is set, depth first."""
     for field in dataclasses.fields(config):
         value, key = getattr(config, field.name), f"{prefix}{field.name}"
-        if is_marked(type(config), field.name, Place) and isinstance(value, str):
-            # A name in the registry is no place; the bundle behind it is looked at when it is opened.
-            if not value.startswith("models:/"):
+        if isinstance(value, str):
+            if _is_place(type(config), field.name, value):
                 yield key, value
         elif dataclasses.is_dataclass(value):
             yield from places(value, f"{key}.")
@@ -101,6 +104,13 @@ def places(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
                 elif name in ("path", "paths") and isinstance(item, str) and field.name == "options":
                     # Spark's readers take a path among their options too.
                     yield f"{key}.{name}", item
+
+
+def _is_place(config: type, name: str, value: str) -> bool:
+    if is_marked(config, name, PlaceOrName):
+        return looks_like_path(value)
+    # A name in the registry is no place; the bundle behind it is looked at when it is opened.
+    return is_marked(config, name, Place) and not value.startswith("models:/")
 
 
 def _lies_below(uri: str, root: str) -> bool:

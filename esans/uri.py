@@ -30,6 +30,11 @@ def canonical(uri: str) -> str:
     return str(filesystem.unstrip_protocol(path)).rstrip("/")
 
 
+def looks_like_path(value: str) -> bool:
+    """Whether a name can only be a path, and not the name of a model on a hub (`name` or `owner/name`)."""
+    return value.startswith((".", "/", "~", "file:")) or value.count("/") > 1 or "\\" in value or Path(value).exists()
+
+
 def join(uri: str, *parts: str) -> str:
     """Append path parts to a URI."""
     return posixpath.join(uri.rstrip("/"), *parts)

@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from esans.config import build
 from esans.errors import ConfigError
 from esans.launch import Spec
 from esans.outbox import Box
 from esans.redaction import MASK, by_place, is_secret_name, redact, redact_values, resolve
+from esans.retrain.config import NotifyConfig, RetrainConfig
 from esans.spark import SparkConfig
 from esans.tracking import TrackingConfig, resolve_uri
 from esans.train.worker import WorkerSpec
@@ -30,6 +32,8 @@ from esans.train.worker import WorkerSpec
         ("{'password': 'canary', 'x': 1}", "{'password': '***', 'x': 1}"),
         ("prepare.items.options.password = 'canary': must be", "prepare.items.options.password = '***': must be"),
         ("jdbc:postgresql://h/db?user=a&password=canary", "jdbc:postgresql://h/db?user=a&password=***"),
+        ("retrain.notify.url = 'https://hooks.host/canary': must", "retrain.notify.url = '***': must"),
+        ("--retrain.notify.url=https://hooks.host/canary --x", "--retrain.notify.url=*** --x"),
     ],
 )
 def test_a_secret_is_masked_where_its_place_shows_it(text: str, expected: str) -> None:
@@ -78,6 +82,18 @@ def test_nested_values_lose_what_stands_under_a_secret_name_and_keep_references_
     assert masked["options"] == {"password": MASK, "user": "me", "url": "jdbc:x://a:***@h"}
     assert masked["list"] == ["http://a:***@h"]
     assert (masked["tokens"], masked["api_key"]) == (3, "${env:KEY}")
+
+
+def test_the_address_of_a_webhook_is_a_secret_in_a_section_under_a_dotted_name_and_wherever_it_is_said() -> None:
+    address = "https://hooks.host/services/canary"
+    assert redact_values({"retrain": {"notify": {"url": address, "retries": 3}}}) == {"retrain": {"notify": {"url": MASK, "retries": 3}}}
+    assert redact_values({"retrain.notify.url": address, "url": "s3://bucket/x"}) == {"retrain.notify.url": MASK, "url": "s3://bucket/x"}
+    assert redact_values({"notify": {"url": "${env:HOOK}"}}) == {"notify": {"url": "${env:HOOK}"}}
+    NotifyConfig(url=address)
+    assert redact(f"cannot reach {address}") == "cannot reach ***"
+    with pytest.raises(ConfigError) as refused:
+        build(RetrainConfig, {"notify": {"url": "ftp://hooks.host/canary"}}, "retrain")
+    assert "canary" not in redact(str(refused.value))
 
 
 def test_a_reference_is_read_where_it_is_used_and_masked_from_then_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from esans.bundle import Bundle
+from esans.config import is_marked
 from esans.errors import BundleError, ConfigError
 from esans.features.pictures import Limits, Refused, read
-from esans.roots import VARIABLE, places, refusal
+from esans.roots import VARIABLE, Place, PlaceOrName, places, refusal
 from esans.settings import Settings, Source
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,6 +34,28 @@ def test_every_place_of_a_configuration_is_known() -> None:
         "prepare.interactions.options.path",
         "features.previous",
     }
+
+
+@pytest.mark.parametrize(
+    ("key", "place", "name"),
+    [
+        ("recommend.users", "/elsewhere/users.csv", None),
+        ("logging.metrics_file", "/elsewhere/esans.prom", None),
+        ("cluster.quality.model", "/elsewhere/train", "models:/retrieval/3"),
+        ("features.text.model", "/elsewhere/model", "owner/model"),
+        ("features.image.architecture", "./../elsewhere/tower.json", "ViT-B-32"),
+        ("prepare.items.table", "s3://elsewhere/table", "catalogue.shop.items"),
+    ],
+)
+def test_a_key_that_takes_a_path_is_held_to_the_roots_and_the_name_of_something_is_not(key: str, place: str, name: str | None) -> None:
+    over = ["--allowed_roots=[/mnt/esans]"]
+    if key == "prepare.items.table":
+        over += ["--prepare.items.path=null", "--prepare.items.snapshot=v1"]
+    with pytest.raises(ConfigError, match="lies outside allowed_roots") as refused:
+        load(*over, f"--{key}={place}")
+    assert str(refused.value).startswith(f"{key} = ")
+    if name is not None:
+        load(*over, f"--{key}={name}")
 
 
 @pytest.mark.parametrize(
@@ -107,3 +134,25 @@ def test_a_picture_outside_the_roots_is_unreadable(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="lies outside allowed_roots"):
         read(str(tmp_path / "b.png"), limits)
     assert read(str(tmp_path / "b.png"), Limits(100, 100)) == b"b"
+
+
+# What a text that says where something is may be called. A new such key is marked, or stands below.
+PLACES = (Place, PlaceOrName)
+LIKE_A_PLACE = re.compile(r"(^|_)(path|file|folder|dir|uri|checkpoint|previous|model|table|users|from|start)$")
+
+
+def test_no_key_that_is_called_like_a_place_goes_unmarked() -> None:
+    unmarked = {
+        key for key, cls, name in _texts(Settings) if LIKE_A_PLACE.search(name) and not any(is_marked(cls, name, kind) for kind in PLACES)
+    }
+    # A server or its database, a name of the registry, and dates.
+    assert unmarked == {"tracking.uri", "recommend.model", "prepare.split.validation_from", "prepare.split.test_from"}
+
+
+def _texts(cls: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    """(key, class, field) of every text of a configuration."""
+    for name, info in cls.__pydantic_fields__.items():
+        if dataclasses.is_dataclass(info.annotation):
+            yield from _texts(info.annotation, f"{prefix}{name}.")
+        elif "str" in str(info.annotation):
+            yield f"{prefix}{name}", cls, name

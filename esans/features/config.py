@@ -11,7 +11,7 @@ from pydantic import Field
 
 from esans.config import Added, Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Runtime, config, section
 from esans.features.registry import BEHAVIOUR_ENCODERS, IMAGE_ENCODERS, TEXT_ENCODERS, check
-from esans.roots import Place
+from esans.roots import Place, PlaceOrName
 
 OnBadLength = Literal["missing", "error"]
 
@@ -65,7 +65,7 @@ class TextConfig(ModelConfig):
     encoder: str = "auto"
     """`auto` takes ready vectors where prepare mapped a text_vector column, else TF-IDF of text or title; or `tfidf`, `columns`,
     `sentence_transformers`, `module`, `none`."""
-    model: str | None = None
+    model: Annotated[str | None, PlaceOrName] = None
     """`sentence_transformers`: folder of the model (a path that every executor has), or its name on the hub."""
     revision: str | None = None
     """`sentence_transformers`: commit or tag of a model on the hub; null takes its main branch."""
@@ -90,7 +90,7 @@ class ImageConfig(ModelConfig):
     encoder: str = "auto"
     """`auto` takes ready vectors where prepare mapped an image_vector column, else none; or `columns`, `open_clip`, `timm`, `module`,
     `none`."""
-    architecture: str | None = None
+    architecture: Annotated[str | None, PlaceOrName] = None
     """`open_clip`, `timm`: name of the architecture in that library; for open_clip also a .json file of one."""
     checkpoint: Annotated[str | None, Place] = None
     """`open_clip`, `timm`: file of the weights, safetensors or a pickle of weights only; a path that every executor has."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from esans.features.weights import fingerprint, looks_like_path, require_path
+from esans.features.weights import fingerprint, require_path
+from esans.uri import looks_like_path
 
 if TYPE_CHECKING:
     import numpy as np

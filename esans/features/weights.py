@@ -37,11 +37,6 @@ def require_path(value: str, key: str) -> Path:
     return path
 
 
-def looks_like_path(value: str) -> bool:
-    """Whether a name can only be a path, and not the name of a model on a hub (`name` or `owner/name`)."""
-    return value.startswith((".", "/", "~", "file:")) or value.count("/") > 1 or "\\" in value or Path(value).exists()
-
-
 def fingerprint(path: Path) -> dict[str, Any]:
     """{sha256} of a file or of all files of a folder; {files: names, sizes and times} where they are too large to read each time."""
     files = sorted(file for file in path.rglob("*") if _counts(file, path)) if path.is_dir() else [path]

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from esans.config import Added, Fraction, NonNegativeInt, PositiveFloat, PositiveInt, config, section
-from esans.roots import Place
+from esans.roots import Place, PlaceOrName
 
 # A point in time as people write it: unix seconds, an ISO date, or what YAML makes of an unquoted date.
 Instant = int | float | str | datetime.datetime | datetime.date
@@ -40,7 +40,7 @@ class TableConfig:
 
     path: Annotated[str | None, Place] = None
     """File, folder or glob as a URI; without a scheme it is a local path. Give this or `table`."""
-    table: str | None = None
+    table: Annotated[str | None, PlaceOrName] = None
     """Name of a Spark catalogue table, or a path that `format` names (such as delta). Needs `snapshot`."""
     format: str = "parquet"
     """Spark format of `path`: parquet, csv, json, orc or any other that the session knows."""

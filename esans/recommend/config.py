@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from esans.config import PositiveInt, Runtime, config
+from esans.roots import Place
 
 
 @config
@@ -20,7 +21,7 @@ class RecommendConfig:
     and availability come from this configuration's prepare bundle either way, matched by item id."""
     search: Literal["exact", "index"] = "exact"
     """`exact` scores every item; `index` asks the faiss index that was exported with the model, which may miss some."""
-    users: str | None = None
+    users: Annotated[str | None, Place] = None
     """Users to recommend for: a Parquet or CSV table (by its ending), or a text file with an id a line; by default all users."""
     users_column: str = "user_id"
     """The column of `users` that holds the ids, in Parquet and CSV."""

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from esans.config import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Runtime, config, section
+from esans.redaction import remember
 from esans.retrain.rules import FullConfig
 
 
@@ -108,7 +109,8 @@ class NotifyConfig:
     """Keys under `retrain.notify`: a webhook that gets the report of every run. The result of a run never depends on it."""
 
     url: Annotated[str | None, Runtime] = None
-    """http or https address that reports are posted to; by default the environment variable ESANS_WEBHOOK_URL, else none."""
+    """http or https address that reports are posted to, or ${env:NAME} for the variable that holds it; by default the environment
+    variable ESANS_WEBHOOK_URL, else none. Masked wherever a configuration is shown or kept."""
     header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$"), Runtime] = "X-Esans-Secret"
     """Header that carries the secret of the environment variable ESANS_WEBHOOK_SECRET, where that is set."""
     timeout_seconds: Annotated[PositiveFloat, Runtime] = 10.0
@@ -117,8 +119,12 @@ class NotifyConfig:
     """Further tries after one that failed, with growing pauses of 1, 2, 4 .. seconds. 0 or more."""
 
     def __post_init__(self) -> None:
-        if self.url is not None and not self.url.startswith(("http://", "https://")):
-            raise ValueError("url must start with http:// or https://")
+        if self.url is None:
+            return
+        if "${env:" not in self.url:
+            remember(self.url)
+        if not self.url.startswith(("http://", "https://", "${env:")):
+            raise ValueError("url must start with http:// or https://, or be ${env:NAME}")
 
 
 @config

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from esans.errors import ConfigError
 from esans.progress import say
+from esans.redaction import resolve
 from esans.retrain.config import NotifyConfig
 
 URL, SECRET = "ESANS_WEBHOOK_URL", "ESANS_WEBHOOK_SECRET"
@@ -29,7 +31,11 @@ def notify(config: NotifyConfig, document: Mapping[str, Any], pause: float = 1.0
         document: JSON values.
         pause: seconds before the second try; it doubles with each.
     """
-    url = config.url or os.environ.get(URL)
+    try:
+        url = resolve(config.url or os.environ.get(URL, ""), "retrain.notify.url")
+    except ConfigError as error:
+        say(f"webhook: not told; the result stands. {error}")
+        return False
     if not url:
         return True
     host = urlsplit(url).netloc.rpartition("@")[2]

@@ -105,3 +105,14 @@ def test_the_address_may_come_from_the_environment_and_without_one_nobody_is_tol
     monkeypatch.setenv("ESANS_WEBHOOK_URL", receiver.url)
     assert notify(NotifyConfig(), REPORT)
     assert len(receiver.requests) == 1
+
+
+def test_the_address_may_be_named_by_its_variable_which_must_be_set(
+    receive: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    receiver = receive(200)
+    monkeypatch.setenv("TEAM_HOOK", f"{receiver.url}/services/hook")
+    assert notify(NotifyConfig(url="${env:TEAM_HOOK}"), REPORT)
+    assert len(receiver.requests) == 1
+    assert not notify(NotifyConfig(url="${env:NOT_SET}"), REPORT)
+    assert "${env:NOT_SET}, and that variable is not set" in " ".join(capsys.readouterr().out.split())
