@@ -28,7 +28,12 @@ KNOWN: Mapping[str, str] = {
     "esans_retrain_seconds": "Seconds that the latest retraining took, whatever its end.",
     "esans_retrain_success": "Whether the latest retraining ended without an error: 1 or 0.",
     "esans_retrain_last_success_timestamp_seconds": "When a retraining last ended without an error.",
+    "esans_retrain_exit_code": "What the latest retraining ended with: 0, 1 failed, 3 data refused, 4 challenger refused.",
+    "esans_retrain_outcome": "1 at what the latest retraining came to, 0 at the rest.",
+    "esans_retrain_part_seconds": "Seconds of a part of the latest retraining that came to it.",
+    "esans_retrain_checks": "How many gates, or checks of the data, passed, were refused, or were only shown.",
     "esans_champion_version": "Version of a registered model that serves.",
+    "esans_champion_as_of_timestamp_seconds": "Start of the last day of data that the model which serves has seen (UTC).",
 }
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")

@@ -9,20 +9,24 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from esans import observe
 from esans.bundle import Bundle
 from esans.config import flatten, to_dict
 from esans.errors import ConfigError, DataError, EsansError
 from esans.flow import Plan, run_stage
+from esans.observe import Seen, observed
 from esans.progress import headline, say
 from esans.retrain.base import AS_OF, STATE, Base, find_base
 from esans.retrain.drift import Finding, empty_by_nature, findings, is_empty
 from esans.retrain.errors import DataRefused, GateRefused, Locked
 from esans.retrain.gates import Verdict
 from esans.retrain.lease import Lease, held
+from esans.retrain.measures import samples
 from esans.retrain.notify import notify
 from esans.retrain.plan import RunPlan, dated, method_of
 from esans.retrain.report import write_page
 from esans.retrain.state import DATA_REFUSED, EXIT_CODES, FAILED, GATE_REFUSED, NOTHING, PUBLISHED, State
+from esans.roots import check_bundle
 from esans.settings import Settings, Source
 from esans.spark import open_session, unreadable_file
 from esans.tracking import Run, resolve_uri, start_run
@@ -121,14 +125,21 @@ class Retraining:
             done = self.done()
             if done is not None:
                 return done
-            try:
-                self._run(lease)
-            except Locked:
-                raise
-            except BaseException as error:
-                self._failed(error)
-                raise
-            return self._finish()
+            about: dict[str, Any] = {"as_of": str(self.as_of)}
+            seen = Seen("retrain", labels={"model": self.name, "method": self.method}, about=about)
+            with observed(self.settings.logging, self.settings.work_dir, seen):
+                try:
+                    self._run(lease)
+                    report = self._finish()
+                except Locked:
+                    raise
+                except BaseException as error:
+                    self._failed(error)
+                    raise
+                finally:
+                    seen.run_id = self.record.mlflow_run_id or ""
+                    about |= {"outcome": self.record.outcome, "mode": self.record.mode, "champion": self.record.champion}
+                return report
 
     def _run(self, lease: Lease) -> None:
         headline(f"retrain {self.name} as of {self.as_of} ({self.method})")
@@ -275,8 +286,12 @@ class Retraining:
         self.state.write("report", document)
         say(f"{self.record.outcome}: {self.record.message}")
         say(f"report:  {join(self.state.uri, 'report.html').removeprefix('file://')}")
-        notify(self.settings.retrain.notify, document)
+        self._tell(document)
         return document
+
+    def _tell(self, document: dict[str, Any]) -> None:
+        observe.report(self.settings.logging, samples(document))
+        notify(self.settings.retrain.notify, document)
 
     def _failed(self, error: BaseException) -> None:
         """Report a refusal; keep a failure apart, so that the next run tries again. Never hides the error itself."""
@@ -289,7 +304,7 @@ class Retraining:
             self.record.message = str(error) if isinstance(error, EsansError) else "".join(traceback.format_exception_only(error)).strip()
             document = self.record.document()
             self.state.write("failure", document)
-            notify(self.settings.retrain.notify, document)
+            self._tell(document)
         except Exception as second:
             say(f"the report could not be written: {second}")
 
@@ -302,6 +317,8 @@ def _earlier_profile(base: Base | None) -> dict[str, Any] | None:
 
     if base is None or base.state is None:
         return None
+    # It is a tag of the registry, which others may write.
+    check_bundle(base.state)
     try:
         with fsspec.open(join(base.state, "profile.json"), "r") as stream:
             return dict(json.load(stream))
