@@ -8,12 +8,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from benchmarks.browser import Tab, browser
@@ -22,7 +23,32 @@ from esans.bundle import Bundle
 from esans.flow import Plan
 from esans.settings import Source
 
+if TYPE_CHECKING:
+    from playwright.sync_api import JSHandle, Page
+
 ROOT = Path(__file__).resolve().parents[1]
+# MLflow's list of metrics draws only the rows in sight: (its cells as [top, column, text]) of what is drawn now, and a scroll by pixels.
+_BOX = "link => link.closest('.du-bois-light-collapse-content-box')"
+_CELLS = """box => [...box.querySelectorAll('.ReactVirtualized__Grid')].flatMap((grid, place) =>
+    [...grid.querySelectorAll('[role=rowgroup] > div')].map(cell =>
+        [parseInt(cell.style.top), place * 100000 + parseInt(cell.style.left), cell.innerText.trim()]))"""
+_SCROLL = """([box, top]) => {
+    const grid = [...box.querySelectorAll('.ReactVirtualized__Grid')].pop();
+    grid.scrollTop = top;
+    return [grid.scrollTop, grid.scrollTop + grid.clientHeight >= grid.scrollHeight];
+}"""
+# Whether the rows in sight are drawn: the values, and the names, which stand in a list of their own that follows one scroll event late.
+_DRAWN = """box => {
+    const grids = [...box.querySelectorAll('.ReactVirtualized__Grid')];
+    const values = grids[grids.length - 1];
+    return grids.every(grid => {
+        const drawn = new Set([...grid.querySelectorAll('[role=rowgroup] > div')].map(cell => parseInt(cell.style.top)));
+        const first = Math.ceil(values.scrollTop / 45), last = Math.floor((values.scrollTop + values.clientHeight) / 45) - 1;
+        return Math.abs(grid.scrollTop - values.scrollTop) <= 1
+            && [...Array(last - first + 1).keys()].every(row => drawn.has((first + row) * 45));
+    });
+}"""
+_SIGHT, _NUDGES = 250, 100
 # The page asks every server who is logged in, and one without accounts has no such address.
 _NO_ACCOUNTS = "/mlflow/users/current"
 
@@ -74,15 +100,13 @@ def mlflow_ui(work: Path) -> Iterator[str]:
 
 
 def compare(tab: Tab, server: str, run_ids: Sequence[str], picture: Path | None = None) -> dict[str, dict[str, float]]:
-    """Open MLflow's comparison of runs and read it. Returns run name -> metric -> value, as shown: to three decimals.
-
-    MLflow draws the first metrics by name only, as many as are in sight of its list.
+    """Open MLflow's comparison of runs, read it down to its last metric. Returns run name -> metric -> value, as shown: to three decimals.
 
     Args:
         tab: the browser.
         server: URL of MLflow.
         run_ids: runs of one experiment.
-        picture: where to save a picture of the metrics.
+        picture: where to save a picture, with recall in sight.
     """
     page = tab.page
     runs, experiments = json.dumps(list(run_ids)), json.dumps([_experiment(server, run_ids[0])])
@@ -91,18 +115,46 @@ def compare(tab: Tab, server: str, run_ids: Sequence[str], picture: Path | None 
     _forget(tab, _NO_ACCOUNTS)
     text = page.inner_text("body")
     names = [line for line in _between(text, "Run Name:", "Start Time:") if line]
-    shown = [line for line in _between(text, "\nMetrics\n", "\nArtifacts\n") if line and line != "Show diff only"]
-    metrics = [line for line in shown if not re.fullmatch(r"[-+\d.e]+", line)]
-    values = [float(line) for line in shown if line not in metrics]
+    box = page.get_by_text("recall_at_10", exact=True).first.evaluate_handle(_BOX)
+    metrics = _metrics(page, box)
     if picture is not None:
+        _scroll(page, box, metrics["recall_at_10"][0])
         for head in ("Visualizations", "Parameters"):
             page.get_by_text(head, exact=True).first.click()
         close = page.get_by_role("button", name="Close")
         if close.count():
             close.first.click()
         page.screenshot(path=picture)
-    rows = [values[start : start + len(names)] for start in range(0, len(values), len(names))]
-    return {name: {metric: row[place] for metric, row in zip(metrics, rows, strict=True)} for place, name in enumerate(names)}
+    return {name: {metric: values[place] for metric, (_, values) in metrics.items()} for place, name in enumerate(names)}
+
+
+def _metrics(page: Page, box: JSHandle) -> dict[str, tuple[int, list[float]]]:
+    """Metric -> where its row begins, in pixels, and its value of each run that has one, by scrolling through the list."""
+    found: dict[str, tuple[int, list[float]]] = {}
+    top, last = 0, False
+    while not last:
+        last = _scroll(page, box, top)
+        rows: dict[int, list[tuple[int, str]]] = defaultdict(list)
+        for row, column, text in box.evaluate(_CELLS):
+            rows[row].append((column, text))
+        for row, cells in rows.items():
+            (column, metric), *values = sorted(cells)
+            # Beyond the edge of what is in sight one of the two lists may have rows that the other has not drawn.
+            if column == 0 and values:
+                found[metric] = row, [float(value) for _, value in values]
+        top += _SIGHT
+    return found
+
+
+def _scroll(page: Page, box: JSHandle, top: int) -> bool:
+    """Scroll the list so that it begins at this pixel; whether that is its end."""
+    top, last = page.evaluate(_SCROLL, [box, top])
+    for nudge in range(_NUDGES):
+        page.wait_for_timeout(100)
+        if page.evaluate(_DRAWN, box):
+            return bool(last)
+        page.evaluate(_SCROLL, [box, top - 1 + nudge % 2])
+    raise RuntimeError(f"MLflow's list of metrics did not draw its rows at {top} pixels")
 
 
 def open_report(tab: Tab, path: Path, picture: Path | None = None) -> tuple[list[list[str]], list[float]]:
