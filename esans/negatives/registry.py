@@ -73,7 +73,8 @@ class Registry:
             found = getattr(import_module(module_name), class_name)
             base = getattr(import_module(self.base[0]), self.base[1])
         except (ImportError, AttributeError) as error:
-            raise ConfigError(f"{self.section}: cannot load {self.kind} {name!r}: {error}.") from None
+            cure = " Is its folder on PYTHONPATH, here and where training runs?" if isinstance(error, ModuleNotFoundError) else ""
+            raise ConfigError(f"{self.section}: cannot load {self.kind} {name!r}: {error}.{cure}") from None
         if not (isinstance(found, type) and issubclass(found, base)):
             raise ConfigError(f"{self.section}: {name!r} is not a subclass of {'.'.join(self.base)}.")
         return found

@@ -39,7 +39,8 @@ def print_columns(table: DataFrame, name: str, roles: Mapping[str, str]) -> None
         shown.add_column(heading, justify="right" if heading in ("missing", "distinct (about)") else "left", no_wrap=heading == "column")
     for place, field in enumerate(table.schema):
         missing = 1 - found[f"there{place}"] / found["rows"] if found["rows"] else 0.0
-        distinct = f"{found[f'distinct{place}']:,}" if field.name in plain else ""
+        # An estimate of as many as there are rows comes out above them as often as below.
+        distinct = f"{min(found[f'distinct{place}'], found[f'there{place}']):,}" if field.name in plain else ""
         shown.add_row(field.name, field.dataType.simpleString(), roles.get(field.name, "(not used)"), f"{missing:.1%}", distinct)
     console.print(shown)
 
