@@ -133,9 +133,9 @@ def _of(run: Mapping[str, Any], stage: str) -> list[Mapping[str, Any]]:
     return [found for name, found in run["stages"].items() if name.partition(".")[0] == stage]
 
 
-def seconds_of(run: Mapping[str, Any], stage: str) -> float:
-    """Of processors: of the stage, or of the mean method."""
-    return _plain_mean([found["processor_seconds"] for found in _of(run, stage)])
+def seconds_of(run: Mapping[str, Any], stage: str, which: str = "processor_seconds") -> float:
+    """Of processors, or `wall_seconds`: of the stage, or of the mean method."""
+    return _plain_mean([found[which] for found in _of(run, stage)])
 
 
 def part_bytes(run: Mapping[str, Any], name: str) -> float:

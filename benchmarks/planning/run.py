@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import psutil
@@ -74,12 +75,22 @@ def run(work: Path, name: str, configs: list[str], overrides: list[str], interac
     shutil.rmtree(folder, ignore_errors=True)
     overrides = [*overrides, f"--work_dir={folder}", f"--pipeline.methods=[{', '.join(METHODS)}]"]
     arguments = [part for config in configs for part in ("--config", config)] + overrides
+    began, before = time.monotonic(), _busy()
     taken = timed([sys.executable, "-m", "esans.cli", "pipeline", *arguments, "--logging.lines=stderr"])
+    cores, own = psutil.cpu_count() or 1, sum(stage["processor_seconds"] for stage in taken.values())
+    others = max(_busy() - before - own, 0) / ((time.monotonic() - began) * cores)
     measured = measure(Source(tuple(configs), tuple(overrides)), METHODS, interactions)
+    measured |= {"cores": cores, "others": others}
     for key in measured["stages"]:
         measured["stages"][key] |= taken[key]
     save(out, measured)
     return out
+
+
+def _busy() -> float:
+    """Seconds that the processors of this machine have worked so far, whoever for."""
+    times = psutil.cpu_times()
+    return float(times.user + times.nice + times.system)
 
 
 def timed(command: list[str]) -> dict[str, dict[str, float]]:

@@ -42,11 +42,13 @@ def made_up(users: int, items: int, interactions: int) -> tuple[Sizes, dict[str,
     for stage in duration.ORDER:
         parts = {name.partition(".")[2]: size for name, size in taken.items() if name.startswith(f"{stage}.")}
         for method, vectors in METHODS.items():
-            spent = duration.processor_seconds(dataclasses.replace(one, negatives=vectors), TRUE)[stage]
+            mine = dataclasses.replace(one, negatives=vectors)
+            spent = duration.processor_seconds(mine, TRUE)[stage]
+            clock = duration.seconds(mine, TRUE, duration.Machines(cores=2, gpus=0))[stage]
             key = f"{stage}.{method}" if stage in volume.METHOD_STAGES else stage
-            stages[key] = {"bytes": parts, "processor_seconds": spent, "facts": {}, "epochs": []}
+            stages[key] = {"bytes": parts, "processor_seconds": spent, "wall_seconds": clock, "facts": {}, "epochs": []}
     counts = {"users": users, "items": items, "interactions": interactions, "examples": volume.examples(sizes, SHARES)}
-    more = {"test_users": users * 0.5, "activity_spread": 2.0, "negatives": METHODS, "methods": list(METHODS)}
+    more = {"cores": 2, "others": 0.01, "test_users": users * 0.5, "activity_spread": 2.0, "negatives": METHODS, "methods": list(METHODS)}
     return sizes, {**counts, **more, "stages": stages}
 
 
@@ -66,6 +68,8 @@ def test_constants_of_runs_that_follow_the_laws_come_back(fitted: dict[str, Any]
 def test_a_third_run_is_then_foretold_and_one_of_twice_the_bytes_is_seen_to_be_off(fitted: dict[str, Any], tmp_path: Path) -> None:
     sizes, run = made_up(7_000, 9_000, 300_000)
     found = compare(sizes, run, fitted)
+    assert set(found) == {"bytes", "seconds", "clock"}
+    assert set(compare(sizes, {**run, "others": 0.3}, fitted)) == {"bytes", "seconds"}
     for rows in found.values():
         assert all(expected == pytest.approx(measured, rel=1e-3) for expected, measured in rows.values())
     for stage in run["stages"].values():
