@@ -2,22 +2,27 @@
 
     python -m benchmarks.loader --data ../shared/data --work data/loader [--dry-run]
 
-All three within one process and on the same shards (online_retail): ratios, not seconds. `--dry-run` enters no figures.
+All within one process and on the same shards (online_retail): ratios, not seconds. `--dry-run` enters no figures.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import statistics
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow as pa
 import torch
 import yaml
 
@@ -31,7 +36,7 @@ from esans.train.trainer import Trainer
 from esans.train.worker import build_trainer
 
 EXPERIMENT = Path(__file__).parents[1] / "conf" / "experiments" / "esans.yaml"
-# The first epochs fill the allocator's pools; growth is what comes after.
+# The first epochs fill the allocators' pools; growth is what comes after.
 SETTLING_EPOCHS = 5
 
 
@@ -71,20 +76,50 @@ def scanning(loader: Loader) -> float:
     return rows / (time.perf_counter() - started)
 
 
-def memory_growth(loader: Loader, epochs: int) -> float:
-    """Resident MB an epoch: the slope over the epochs after the first few."""
+def memory(loader: Loader, epochs: int, trim: bool) -> tuple[list[float], list[float]]:
+    """MB that are resident, and MB that are in use, after each of so many epochs, which come after a few that fill allocators' pools.
+
+    What allocators keep for later comes and goes by 100 MB, with the timing of threads. With `trim` it is given back before each
+    look, so that what is left is what somebody holds. In use are bytes that were allocated and not freed, which no pool blurs.
+    """
     process = psutil.Process()
-    resident = []
-    for epoch in range(epochs):
+    resident, used = [], []
+    for epoch in range(SETTLING_EPOCHS + epochs):
         for _ in loader.epoch(epoch):
             pass
+        for thread in threading.enumerate():
+            if thread.name == "loader":
+                thread.join()
+        gc.collect()
+        if trim:
+            _C.malloc_trim(0)
         resident.append(process.memory_info().rss / 2**20)
-    after = resident[min(SETTLING_EPOCHS, epochs - 2) :]
-    return statistics.linear_regression(range(len(after)), after).slope
+        counted = _C.mallinfo2()
+        used.append((counted.uordblks + counted.hblkhd + pa.total_allocated_bytes()) / 2**20)
+    return resident[SETTLING_EPOCHS:], used[SETTLING_EPOCHS:]
+
+
+class _Counted(ctypes.Structure):
+    """glibc's `struct mallinfo2`."""
+
+    _fields_ = [  # noqa: RUF012
+        *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd")),
+        *((name, ctypes.c_size_t) for name in ("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")),
+    ]
+
+
+_C = ctypes.CDLL(None)
+_C.mallinfo2.restype = _Counted
+
+
+def slope(values: Sequence[float]) -> float:
+    """Median of the slopes between all pairs of points (Theil-Sen): a single step up or down does not move it."""
+    pairs = combinations(enumerate(values), 2)
+    return statistics.median((after - before) / (later - earlier) for (earlier, before), (later, after) in pairs)
 
 
 def measure(inputs: Mapping[str, Bundle], threads: int, repeats: int, steps: int, epochs: int) -> dict[str, tuple[float, str]]:
-    """The three figures; speeds are medians of `repeats` interleaved measurements."""
+    """The figures; speeds are medians of `repeats` interleaved measurements."""
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = trainer_of(inputs, threads, scratch)
@@ -92,12 +127,20 @@ def measure(inputs: Mapping[str, Bundle], threads: int, repeats: int, steps: int
         loading(loader, 0)
         rounds = [(consumption(trainer, steps), loading(loader, turn), scanning(loader)) for turn in range(repeats)]
         consumed, loaded, scanned = (statistics.median(values) for values in zip(*rounds, strict=True))
-        growth = memory_growth(loader, epochs)
+        del trainer
+        as_it_is, _ = memory(loader, epochs, trim=False)
+        # Arrow's own allocator marks pages as free and leaves them resident; the C library's can be told to let go.
+        pa.set_memory_pool(pa.system_memory_pool())
+        held, used = memory(loader, epochs, trim=True)
     print(f"examples/s: trainer {consumed:,.0f}, loader {loaded:,.0f}, pyarrow scan {scanned:,.0f}; {threads} threads")
+    for name, values in (("resident", as_it_is), ("resident, free memory given back", held), ("in use", used)):
+        print(f"MB after each of {epochs} epochs, {name}: {' '.join(f'{value:.0f}' for value in values)}; slope {slope(values):.3f}")
     return {
         "loader.vs_consumption": (loaded / consumed, "ratio"),
         "loader.vs_pyarrow": (loaded / scanned, "ratio"),
-        "loader.rss_growth_mb_per_epoch": (growth, "MB"),
+        "loader.rss_growth_mb_per_epoch": (slope(held), "MB, free memory given back"),
+        "loader.rss_growth_mb_per_epoch_untrimmed": (slope(as_it_is), "MB"),
+        "loader.memory_in_use_growth_mb_per_epoch": (slope(used), "MB allocated and not freed"),
     }
 
 
@@ -113,7 +156,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of the training step")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=20, help="whose memory is looked at, after five more")
     parser.add_argument("--dry-run", action="store_true", help="enter no figures")
     options = parser.parse_args()
     inputs = bundles("online_retail", options.data, options.work)

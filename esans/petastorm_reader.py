@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import cache
 from typing import Any
 
@@ -30,16 +30,19 @@ _SECONDS_BETWEEN_LOOKS = 0.02
 Columns = dict[str, np.ndarray]
 
 
-def read_files(uris: Sequence[str], columns: Sequence[str], skip_bad: bool = False) -> Generator[Columns | None, None, None]:
+def read_files(
+    uris: Sequence[str], columns: Sequence[str], skip_bad: bool = False, readers: int = 1
+) -> Generator[Columns | None, None, None]:
     """Columns of each file in turn.
 
     One worker, no shuffling, never `cur_shard`: only then does a list of URIs keep its order; parallelism comes from
-    several readers (PLATFORM). Every file holds one row group and at least one row. Petastorm holds three row groups at most.
+    several readers (PLATFORM). Every file holds one row group and at least one row. A reader holds three row groups at most.
 
     Args:
         uris: Parquet files with a scheme, all of one scheme and host, in the order wanted.
         columns: columns to read, without nulls.
         skip_bad: go on after a file that can't be read.
+        readers: files that are read at once, each by a thread of its own.
 
     Yields:
         One dict of arrays per file, of the file's own types: (rows,) for scalars, (rows, length) for lists.
@@ -49,10 +52,14 @@ def read_files(uris: Sequence[str], columns: Sequence[str], skip_bad: bool = Fal
         BundleError: without `skip_bad`, a file can't be read, or lists of a column differ in length; the message names it.
     """
     for first in range(0, len(uris), _FILES_AT_ONCE):
-        yield from _read_some(uris[first : first + _FILES_AT_ONCE], columns, skip_bad)
+        some = uris[first : first + _FILES_AT_ONCE]
+        with ExitStack() as opened:
+            parts = [opened.enter_context(closing(_read_some(some[place::readers], columns, skip_bad))) for place in range(readers)]
+            for place in range(len(some)):
+                yield next(parts[place % readers])
 
 
-def _read_some(uris: Sequence[str], columns: Sequence[str], skip_bad: bool) -> Iterator[Columns | None]:
+def _read_some(uris: Sequence[str], columns: Sequence[str], skip_bad: bool) -> Generator[Columns | None, None, None]:
     done = 0
     if not uris:
         return

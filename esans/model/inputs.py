@@ -73,7 +73,7 @@ class ItemInputs(nn.Module):
         """(n,) int64 -> (n, D)."""
         total = self.id_embedding(ids)
         if self.content_map is not None:
-            total = total + self.content_map(self.content_NF[ids])
+            total = total + self.content_map(nn.functional.embedding(ids, self.content_NF))
         for place, table in enumerate(self.side_embeddings):
             total = total + table(self.side_NS[ids, place])
         return total

@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 
 from esans.negatives.base import Batch
 from esans.train.shards import data_parallel
+from esans.train.sparse import average_over_ranks, sparse_tables
 from esans.train.step import TrainStep
 
 
@@ -43,6 +44,7 @@ class Gradients:
         self.learned = [name for name, _ in module.named_buffers() if name in saved]
         wrapped = data_parallel(module) if world_size > 1 else module
         self.wrapped: nn.Module = wrapped
+        self.sparse = list(sparse_tables(module).values()) if world_size > 1 else []
 
     def __call__(self, batch: Batch, generator: Generator, epoch: float, diagnose: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """Replace the gradients; nothing here waits for the device.
@@ -76,6 +78,9 @@ class Gradients:
                 total_loss = self._over_ranks(torch.stack(losses).sum())
                 self.at("all_reduce of the gradients", True)
                 loss.backward()
+                if self.sparse:
+                    self.at("all_gather of the rows of tables", True)
+                    average_over_ranks(self.sparse, self.world_size)
             else:
                 self.at("backward pass", True)
                 add_gradients(loss, [parameter for parameter in self.module.parameters() if parameter.requires_grad])

@@ -18,7 +18,10 @@ from esans.progress import say
 from esans.table import Table
 from esans.train.plan import EpochPlan, Interval, Window, remaining, split, steps_per_epoch
 from esans.train.prefetch import Ahead, Collator, Ready
+from esans.train.window_rows import WindowRows
 
+# One decodes no faster than one core, and a step that waits for data leaves its own idle.
+_READERS = 2
 _COLUMNS = (c.USER_IDX, c.HISTORY, c.TARGET, c.WEIGHT, c.KNOWN)
 
 
@@ -141,21 +144,20 @@ class Loader:
         plan, intervals = self.plan(epoch), self._intervals(epoch)
         part, steps = split(intervals, self.rank, self.world_size), self.steps(epoch)
         made = 0
-        for columns, rows in self._rows(plan, part):
-            for batch in collator.add(columns, rows):
+        for window, rows in self._rows(plan, part):
+            for batch in collator.add(window, rows):
                 made += 1
                 yield batch
         if steps and not part:
             # This rank has no example of its own: another's, of weight 0, fills its steps.
             first = intervals[0][0]
-            columns, rows = next(self._rows(plan, [(first, first + 1)]))
-            collator.pad_with(columns, rows)
+            collator.pad_with(*next(self._rows(plan, [(first, first + 1)])))
         # Every rank takes `steps` steps: what is short is filled with examples that weigh nothing.
         for _ in range(steps - made):
             yield collator.padded()
 
-    def _rows(self, plan: EpochPlan, part: Sequence[Interval]) -> Iterator[tuple[Columns, np.ndarray]]:
-        """For each window that `part` meets: its columns, and which of their rows come, in stream order."""
+    def _rows(self, plan: EpochPlan, part: Sequence[Interval]) -> Iterator[tuple[WindowRows, np.ndarray]]:
+        """Each window that `part` meets, and which of its rows come, in stream order."""
         wanted = [(window, stretches) for window in plan.windows if (stretches := _overlap(window, part))]
         files = self._files([place for window, _ in wanted for place in self._filled(window)])
         for window, stretches in wanted:
@@ -168,8 +170,8 @@ class Loader:
         # An empty file has no row group to wait for.
         return [place for place in window.files if self.table.files[place].rows]
 
-    def _together(self, window: Window, read: Sequence[Columns | None], chosen: np.ndarray) -> Columns:
-        """The columns of a window's files; rows of weight 0 stand for the files that could not be read."""
+    def _together(self, window: Window, read: Sequence[Columns | None], chosen: np.ndarray) -> WindowRows:
+        """The rows of a window's files; an example of weight 0 stands for each row of a file that could not be read."""
         sizes = [self.table.files[place].rows for place in self._filled(window)]
         stops = np.cumsum(sizes)
         good = [columns for columns in read if columns is not None]
@@ -177,9 +179,9 @@ class Loader:
         for columns, size, stop in zip(read, sizes, stops, strict=True):
             if columns is None:
                 self.skipped_rows += int(((chosen >= stop - size) & (chosen < stop)).sum())
-                columns = _weightless(good[0] if good else self._readable(), size)
+                columns = _weightless(good[0] if good else self._readable())
             parts.append(columns)
-        return {name: np.concatenate([part[name] for part in parts]) for name in self.columns}
+        return WindowRows(parts, sizes)
 
     def _readable(self) -> Columns:
         """The columns of any file that can be read."""
@@ -193,7 +195,7 @@ class Loader:
         """Files in order; those of an earlier epoch come from memory where they are kept."""
         uris = self.table.file_uris
         known = self.kept if self.kept is not None else {}
-        read = read_files([uris[place] for place in places if uris[place] not in known], self.columns, self.skip_bad)
+        read = read_files([uris[place] for place in places if uris[place] not in known], self.columns, self.skip_bad, _READERS)
         # Closed at once on an error too, whose traceback would keep it and its threads alive.
         with closing(read):
             for place in places:
@@ -235,7 +237,6 @@ def _overlap(window: Window, part: Sequence[Interval]) -> list[Interval]:
     return [(low, high) for low, high in cut if low < high]
 
 
-def _weightless(template: Columns, size: int) -> Columns:
-    """`size` repeats of an example, of weight 0: legal ids, no memory."""
-    repeated = {name: np.broadcast_to(values[:1], (size, *values.shape[1:])) for name, values in template.items()}
-    return repeated | {c.WEIGHT: np.zeros(size, template[c.WEIGHT].dtype)}
+def _weightless(template: Columns) -> Columns:
+    """One example with legal ids and weight 0."""
+    return {name: values[:1] for name, values in template.items()} | {c.WEIGHT: np.zeros(1, template[c.WEIGHT].dtype)}

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.optim import Adagrad, AdamW, Optimizer, SparseAdam
+from torch.optim import Adagrad, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from esans.model.sharded import sharded_tables
 from esans.train.config import OptimizerConfig
+from esans.train.sparse import RowAdam
 
 
 class SplitOptimizer(Optimizer):
@@ -73,7 +74,7 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> AdamW | Split
         part.sparse = config.sparse
     if not config.sparse or not table_group["params"]:
         return dense
-    return SplitOptimizer(dense, SparseAdam([table_group]) if config.tables == "sparse_adam" else Adagrad([table_group], foreach=False))
+    return SplitOptimizer(dense, RowAdam([table_group]) if config.tables == "sparse_adam" else Adagrad([table_group], foreach=False))
 
 
 def clip_gradients(module: nn.Module, config: OptimizerConfig) -> Tensor:

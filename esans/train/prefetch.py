@@ -12,7 +12,7 @@ import torch
 
 from esans import columns as c
 from esans.negatives.base import Batch
-from esans.petastorm_reader import Columns
+from esans.train.window_rows import WindowRows
 
 T = TypeVar("T")
 Ready = tuple[Batch, torch.cuda.Event | None]
@@ -68,10 +68,10 @@ class Ahead(Generic[T]):
 
 
 class Collator:
-    """Puts runs of rows together to batches of `size` rows on the device: one gather a column and run, straight into (pinned) tensors.
+    """Puts runs of rows together to batches of `size` rows on the device: one gather a column, file and run, straight into their tensors.
 
-    On CUDA, batches are copied and widened to int64 on a stream of their own, beside the step; `receive` makes the step's stream
-    wait for that, not the host. Columns cross the bus in the types of the shards.
+    On CUDA, these are pinned and hold the types of the shards; batches are copied and widened to int64 on a stream of their own,
+    beside the step, and `receive` makes the step's stream wait for that, not the host. On a CPU the gather widens.
     """
 
     def __init__(self, size: int, device: torch.device, build: Callable[[Mapping[str, torch.Tensor]], Batch]) -> None:
@@ -80,30 +80,31 @@ class Collator:
         self.stream = torch.cuda.Stream(device) if self.pinned else None
         self._buffers: dict[str, torch.Tensor] = {}
         self._filled = 0
-        self._spare: Columns = {}
+        self._spare: tuple[WindowRows, np.ndarray] | None = None
 
-    def add(self, columns: Columns, rows: np.ndarray) -> Iterator[Ready]:
-        """The batches that become full by adding `rows` of `columns`."""
-        self.pad_with(columns, rows)
+    def add(self, window: WindowRows, rows: np.ndarray) -> Iterator[Ready]:
+        """The batches that become full by adding `rows` of `window`."""
+        self.pad_with(window, rows)
         start = 0
         while start < len(rows):
             run = rows[start : start + self.size - self._filled]
-            self._fill(columns, run)
+            self._fill(window, run)
             start += len(run)
             if self._filled == self.size:
                 yield self._send()
 
-    def pad_with(self, columns: Columns, rows: np.ndarray) -> None:
+    def pad_with(self, window: WindowRows, rows: np.ndarray) -> None:
         """Take the last row as what short batches are filled with: the same one wherever the epoch was resumed.
 
         Its weight of 0 keeps it out of the loss, but the shapes of the step, and with them the last bits, follow from its items.
         """
-        self._spare = {name: values[rows[-1:]] for name, values in columns.items()}
+        self._spare = window, rows[-1:]
 
     def padded(self) -> Ready:
         """A batch of what is left, filled with examples of weight 0."""
-        live = self._filled
-        self._fill(self._spare, np.zeros(self.size - live, np.int64))
+        assert self._spare is not None
+        live, (window, row) = self._filled, self._spare
+        self._fill(window, row.repeat(self.size - live))
         self._buffers[c.WEIGHT][live:] = 0
         return self._send()
 
@@ -118,18 +119,16 @@ class Collator:
                 tensor.record_stream(current)
         return batch
 
-    def _fill(self, columns: Columns, rows: np.ndarray) -> None:
+    def _fill(self, window: WindowRows, rows: np.ndarray) -> None:
         if not self._filled:
-            self._buffers = {name: self._empty(values) for name, values in columns.items()}
+            self._buffers = {name: self._empty(*shape) for name, shape in window.shapes().items()}
         stop = self._filled + len(rows)
-        for name, values in columns.items():
-            # Any mode but "raise" writes straight to `out`.
-            np.take(values, rows, axis=0, out=self._buffers[name][self._filled : stop].numpy(), mode="clip")
+        window.take(rows, {name: buffer[self._filled : stop].numpy() for name, buffer in self._buffers.items()})
         self._filled = stop
 
-    def _empty(self, values: np.ndarray) -> torch.Tensor:
-        dtype = torch.from_numpy(np.empty(0, values.dtype)).dtype
-        return torch.empty((self.size, *values.shape[1:]), dtype=dtype, pin_memory=self.pinned)
+    def _empty(self, dtype: np.dtype, shape: tuple[int, ...]) -> torch.Tensor:
+        wide = dtype if self.pinned or dtype.kind == "f" else np.dtype(np.int64)
+        return torch.empty((self.size, *shape), dtype=torch.from_numpy(np.empty(0, wide)).dtype, pin_memory=self.pinned)
 
     def _send(self) -> Ready:
         buffers, self._buffers, self._filled = self._buffers, {}, 0

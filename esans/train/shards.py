@@ -5,17 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from esans.model.sharded import ShardedTable, sharded_tables
+from esans.train.sparse import sparse_tables
 from esans.train.state import Rows
 
 
 def data_parallel(module: nn.Module) -> DistributedDataParallel:
-    """The module with the gradients of what every process holds averaged; sharded tables see to their own, and callers to buffers."""
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, list(sharded_tables(module)))
+    """The module with dense gradients of what every process holds averaged; sharded tables see to their own.
+
+    Callers see to buffers, and to tables of sparse gradients, which are the first process's to begin with, as all else is.
+    """
+    apart = sparse_tables(module)
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, [*sharded_tables(module), *apart])
+    for table in apart.values():
+        dist.broadcast(table.data, src=0)
     # Gradients lie in the buckets, which saves a copy there and one back.
     return DistributedDataParallel(module, static_graph=True, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
