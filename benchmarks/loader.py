@@ -102,7 +102,7 @@ def memory(loader: Loader, epochs: int, trim: bool) -> tuple[list[float], list[f
 class _Counted(ctypes.Structure):
     """glibc's `struct mallinfo2`."""
 
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd")),
         *((name, ctypes.c_size_t) for name in ("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")),
     ]
