@@ -16,6 +16,8 @@ training rank, steps, hours, price, and what stops fitting first. docs/planning.
   --users=N --items=N --interactions=N     sizes of the raw tables (1e8 is read as well); required
   --gpus=N               GPUs that train, one process each (0: the CPU)
   --text-dim=N --image-dim=N               floats of a text (384) and an image vector (0: none)
+  --examples-per-interaction=N             share of the interactions that become training examples, where you have counted it: about
+                         the distinct pairs of user and item; by default what the made-up tables had
   --cores=N              cores of Spark's executors together; by default as many as end within --spark-hours (4)
   --gpu-memory-gb=N      of one GPU (80), or of a training process where there is none
   --host-memory-gb=N     of a training host (1000)      --gpus-per-host=N   (8)
@@ -40,6 +42,7 @@ _DEFAULTS: Mapping[str, float | None] = {
     "gpu-price": 2.5,
     "core-price": 0.05,
     "examples-per-second": None,
+    "examples-per-interaction": None,
 }
 _GB = 1e9
 
@@ -77,6 +80,8 @@ def run(arguments: list[str]) -> None:
     from esans.plan.sizes import negatives_of, sizes_of
 
     found = known.load(Path(options.constants) if options.constants else known.FILE)
+    if share := options.numbers["examples-per-interaction"]:
+        found = known.with_examples(found, share)
     gpus, methods = int(options.of("gpus")), settings.pipeline.methods
     sizes = sizes_of(
         settings,

@@ -22,3 +22,14 @@ def load(path: Path = FILE) -> Mapping[str, Any]:
     if missing:
         raise ConfigError(f"{path} has no {', '.join(sorted(missing))}. `python -m benchmarks.plan_constants --work FOLDER` writes it.")
     return dict(found)
+
+
+def with_examples(constants: Mapping[str, Any], share: float) -> Mapping[str, Any]:
+    """The constants for data of which somebody has counted the share of interactions that become training examples.
+
+    Raises:
+        ConfigError: it is no share.
+    """
+    if not 0 < share <= 1:
+        raise ConfigError(f"--examples-per-interaction={share:g}: must be a share, above 0 and at most 1.")
+    return {**constants, "shares": {**constants["shares"], "examples_per_interaction": share}}

@@ -13,6 +13,7 @@ from benchmarks.plan_check import PAGE, compare, write_page
 from benchmarks.plan_constants import ASSUMED, SCALING, fit
 from benchmarks.planning.run import timed
 from esans.plan import duration, volume
+from esans.plan.constants import with_examples
 from esans.plan.sizes import Sizes, sizes_of
 from esans.settings import Source
 
@@ -69,6 +70,9 @@ def test_a_third_run_is_then_foretold_and_one_of_twice_the_bytes_is_seen_to_be_o
     sizes, run = made_up(7_000, 9_000, 300_000)
     found = compare(sizes, run, fitted)
     assert set(found) == {"bytes", "seconds", "clock"}
+    counted = compare(sizes, run, with_examples(fitted, 0.4))
+    assert counted["bytes"]["shards.examples"][0] < found["bytes"]["shards.examples"][0] * 0.6
+    assert counted["bytes"]["features"] == found["bytes"]["features"]
     assert set(compare(sizes, {**run, "others": 0.3}, fitted)) == {"bytes", "seconds"}
     for rows in found.values():
         assert all(expected == pytest.approx(measured, rel=1e-3) for expected, measured in rows.values())

@@ -166,8 +166,9 @@ def test_the_command_prints_what_fits_and_what_does_not(capsys: pytest.CaptureFi
 
 def test_its_json_holds_the_whole_plan(capsys: pytest.CaptureFixture[str]) -> None:
     small = ["--users=1e6", "--items=1e5", "--interactions=1e7", "--disk-gb=0.5"]
-    main(["plan", *small, "--json", "--config", str(ROOT / "conf" / "cluster.yaml")])
+    main(["plan", *small, "--examples-per-interaction=0.25", "--json", "--config", str(ROOT / "conf" / "cluster.yaml")])
     plan = json.loads(capsys.readouterr().out)
+    assert plan["examples"] == 2.5e6
     assert set(plan["seconds"]) == set(duration.ORDER)
     assert next(limit for limit in plan["limits"] if limit["name"] == "disk of the work directory")["share"] > 1
 
@@ -178,6 +179,7 @@ def test_its_json_holds_the_whole_plan(capsys: pytest.CaptureFixture[str]) -> No
         (["--items=1", "--interactions=1"], "esans plan needs --users=N"),
         (["--users=many", "--items=1", "--interactions=1"], "--users=many: must be a number"),
         (["--users=0", "--items=1", "--interactions=1"], "--users=0: must be a number of at least 1"),
+        (["--users=1", "--items=1", "--interactions=1", "--examples-per-interaction=3"], "must be a share, above 0 and at most 1"),
     ],
 )
 def test_a_size_that_is_missing_or_none_is_a_configuration_error(
