@@ -4,7 +4,7 @@
 
 Runs the chain over data/online_retail (or reads what FOLDER has of it) and compares bytes of every part of every bundle, processor
 seconds of every stage, and seconds on the clock with the forecast from users, items and interactions alone. Prints all of them, the
-losses too. The clock counts what else runs on a machine, so it is compared only where that was next to nothing.
+losses too. The clock counts what else runs on a machine, so its ratio is entered only where that was next to nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from esans.plan.sizes import Sizes
 from esans.progress import console
 
 WITHIN = 0.25
-# Of the machine's processor time, what others may have had for the clock to be compared.
+# Of the machine's processor time, what others may have had for the clock to be a figure.
 OTHERS = 0.05
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "planning.md"
 _MARKS = ("<!-- check -->", "<!-- end of check -->")
@@ -43,11 +43,13 @@ def main() -> None:
     counted = compare(sizes, run, constants.with_examples(known, run["examples"] / run["interactions"]))
     for name, rows in found.items():
         _print(name, rows)
-    without = "" if "clock" in found else ": the clock is not compared"
-    print(f"others had {run.get('others', 1.0):.1%} of the machine while it ran{without}")
     ratios, told = _ratios(found), _ratios(counted)
     for name, ratio in ratios.items():
         print(f"{name}: {ratio:.2f}, and {told[name]:.2f} with --examples-per-interaction={run['examples'] / run['interactions']:.2f}")
+    idle = run["others"] <= OTHERS
+    print(f"others had {run['others']:.1%} of the machine while it ran{'' if idle else ': the clock is shown and enters no figure'}")
+    if not idle:
+        del found["clock"], ratios["clock"]
     if not options.dry_run:
         from benchmarks.figures import record
 
@@ -101,10 +103,7 @@ def _ratio(expected: float, measured: float) -> str:
 
 
 def compare(sizes: Sizes, run: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, dict[str, tuple[float, float]]]:
-    """(forecast, measured) by part and stage: `bytes`, `seconds` of processors, and `clock` where the machine had nothing else to do.
-
-    `together` is their sum over the stages.
-    """
+    """(forecast, measured) by part and stage: `bytes`, `seconds` of processors and on the `clock`; `together` is the sum of the stages."""
     forecast, methods = volume.forecast(sizes, known), len(run["methods"])
     parts: dict[str, tuple[float, float]] = {}
     for name, expected in forecast.items():
@@ -116,18 +115,15 @@ def compare(sizes: Sizes, run: Mapping[str, Any], known: Mapping[str, Any]) -> d
         stage: (expected, seconds_of(run, stage) * (methods if stage in volume.METHOD_STAGES else 1))
         for stage, expected in duration.processor_seconds(sizes, known).items()
     }
-    found = {
+    clock = {
+        stage: (expected, seconds_of(run, stage, "wall_seconds") * (methods if stage in volume.METHOD_STAGES else 1))
+        for stage, expected in duration.seconds(sizes, known, duration.Machines(cores=run["cores"], gpus=0)).items()
+    }
+    return {
         "bytes": {**parts, **stages, "together": _sum(list(stages.values()))},
         "seconds": {**seconds, "together": _sum(list(seconds.values()))},
+        "clock": {**clock, "together": _sum(list(clock.values()))},
     }
-    if run.get("others", 1.0) <= OTHERS:
-        machines = duration.Machines(cores=run["cores"], gpus=0)
-        clock = {
-            stage: (expected, seconds_of(run, stage, "wall_seconds") * (methods if stage in volume.METHOD_STAGES else 1))
-            for stage, expected in duration.seconds(sizes, known, machines).items()
-        }
-        found["clock"] = {**clock, "together": _sum(list(clock.values()))}
-    return found
 
 
 def _sum(pairs: list[tuple[float, float]]) -> tuple[float, float]:
