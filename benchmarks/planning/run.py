@@ -97,8 +97,8 @@ def timed(command: list[str]) -> dict[str, dict[str, float]]:
     """Run a pipeline that tells of its stages in JSON lines on stderr.
 
     Returns:
-        Stage (and method, from train on) -> seconds on the clock, and of processors, over all its processes, which what else runs on
-        the machine hardly changes.
+        Stage (and method, from train on) -> seconds on the clock, and of processors, over all its processes, which other work
+        on the machine changes less.
 
     Raises:
         RuntimeError: it failed.
