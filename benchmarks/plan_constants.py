@@ -5,7 +5,8 @@
 FOLDER keeps what was run (benchmarks/planning/run.py makes what is missing). Factors on bytes are the means over both sizes. Seconds
 are those of processors, over all processes of a stage, which other work on the machine changes less than the clock, and still by half:
 measure when little runs. They are a fixed part and one that grows, the line through both sizes; how prepare, features and cluster grow
-is what benchmarks/scale_features.py measured up to 20 million interactions. The shop data, which benchmarks/plan_check.py compares with, has no part in it.
+is what benchmarks/scale_features.py measured up to 20 million interactions. The shop data, which benchmarks/plan_check.py compares with,
+has no part in it.
 """
 
 from __future__ import annotations
