@@ -60,7 +60,9 @@ class Loopback:
             return "127.0.0.1"
         if text == "/opt/entrypoint.sh":
             return str(ROOT / "docker" / "spark-entrypoint.sh")
-        return text.replace("/opt/esans/", f"{ROOT}/").replace("/tmp/", f"{self.work}/")
+        # In one pass: the clone itself may lie under /tmp.
+        here = {"/opt/esans/": f"{ROOT}/", "/tmp/": f"{self.work}/"}
+        return re.sub("/opt/esans/|/tmp/", lambda match: here[match[0]], text)
 
     def command(self, service: Mapping[str, Any]) -> list[str]:
         """What a container of this service runs; an image of this project starts with its entry point."""
