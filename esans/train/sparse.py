@@ -62,19 +62,21 @@ def average_over_ranks(tables: Sequence[Tensor], world_size: int) -> None:
     sums and sorts several times over.
     """
     own = [None if table.grad is None else table.grad.coalesce() for table in tables]
-    counts = torch.tensor([-1 if gradient is None else gradient._nnz() for gradient in own])
+    # On the tables' device: NCCL sends nothing else.
+    counts = torch.tensor([-1 if gradient is None else gradient._nnz() for gradient in own], device=tables[0].device)
     all_counts = counts.new_empty(world_size * len(counts))
     dist.all_gather_single(all_counts, counts)
+    by_table = all_counts.view(world_size, -1).t().tolist()
     begun = [
-        (table, column, *_begin(table, gradient, int(column.max()), world_size))
-        for table, gradient, column in zip(tables, own, all_counts.view(world_size, -1).unbind(1), strict=True)
+        (table, rows, *_begin(table, gradient, max(rows), world_size))
+        for table, gradient, rows in zip(tables, own, by_table, strict=True)
         # No rank's step has used the table.
-        if int(column.max()) >= 0
+        if max(rows) >= 0
     ]
-    for table, column, ids, values, waiting in begun:
+    for table, counted, ids, values, waiting in begun:
         for work in waiting:
             work.wait()
-        kept = column.clamp_min(0).tolist()
+        kept = [max(count, 0) for count in counted]
         rows = torch.cat([part[:count] for part, count in zip(ids, kept, strict=True)])
         mean = torch.cat([part[:count] for part, count in zip(values, kept, strict=True)]).div_(world_size)
         table.grad = torch.sparse_coo_tensor(rows[None], mean, table.shape, check_invariants=False).coalesce()
@@ -82,7 +84,7 @@ def average_over_ranks(tables: Sequence[Tensor], world_size: int) -> None:
 
 def _begin(table: Tensor, gradient: Tensor | None, most: int, world_size: int) -> tuple[Tensor, Tensor, list[Any]]:
     """Ids (ranks, most) and values (ranks, most, D) of all ranks, on their way, and what to wait for."""
-    ids, values = torch.empty(0, dtype=torch.int64), table.new_empty(0, table.shape[1])
+    ids, values = table.new_empty(0, dtype=torch.int64), table.new_empty(0, table.shape[1])
     if gradient is not None:
         ids, values = gradient._indices()[0], gradient._values()
     # Parts of one length: ranks touch nearly as many rows.
