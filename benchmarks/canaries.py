@@ -83,7 +83,8 @@ def run(work: Path, store: Path | None = None) -> tuple[dict[str, str], int]:
     searched = work / "searched"
     searched.mkdir(parents=True)
     canaries = {name: f"canary{uuid.uuid4().hex}" for name in (*VARIABLES, *LITERALS)}
-    config = write_inputs(work / "inputs", searched / "work", canaries)
+    work_dir = searched / "work"
+    config = write_inputs(work / "inputs", work_dir, canaries)
     port = free_port()
     environment = {**os.environ, **{variable: canaries[name] for name, variable in VARIABLES.items()}, "PYTHONPATH": str(ROOT)}
     environment["MLFLOW_TRACKING_URI"] = f"http://esans:{canaries['tracking URI']}@127.0.0.1:{port}"
@@ -104,7 +105,7 @@ def run(work: Path, store: Path | None = None) -> tuple[dict[str, str], int]:
         database,
     ]
     process.run("server-away", 1, "prepare", "--seed=1")
-    process.run("no-database", 1, "prepare", *absent, f"--tracking.uri=sqlite:///{searched}/work/other.db")
+    process.run("no-database", 1, "prepare", *absent, f"--tracking.uri=sqlite:///{work_dir}/other.db")
     return canaries, process.count
 
 

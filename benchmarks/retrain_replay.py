@@ -30,6 +30,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmarks.figures import record
+from benchmarks.retrain_replay_report import describe, plot
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "benchmarks" / "retrain_replay.yaml"
@@ -57,7 +58,7 @@ class Arm:
     days: Mapping[datetime.date, pa.Table]
 
     def __post_init__(self) -> None:
-        self.raw = self.folder / "raw"
+        self.raw, self.work = self.folder / "raw", self.folder / "work"
         self.raw.mkdir(parents=True, exist_ok=True)
         path = self.folder / "events.json"
         self.events: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"runs": [], "faults": []}
@@ -69,7 +70,7 @@ class Arm:
     def command(self, day: datetime.date, *more: str) -> list[str]:
         """The scheduled command of one night."""
         extra = f"{{text_emb: {{path: {self.data}/text_emb.parquet}}}}"
-        keys = [f"work_dir={self.folder}/work", f"prepare.items.path={self.data}/items.parquet", f"prepare.items.extra={extra}"]
+        keys = [f"work_dir={self.work}", f"prepare.items.path={self.data}/items.parquet", f"prepare.items.extra={extra}"]
         keys += [f"prepare.interactions.path={self.raw}"]
         arguments = ["--as-of", str(day), "--config", str(CONFIG), *(f"--{key}" for key in keys), *ARMS[self.name], *more]
         return [sys.executable, str(ROOT / "jobs" / "retrain.py"), *arguments]
@@ -96,11 +97,11 @@ class Arm:
 
         from esans.export.aliases import CHAMPION, current
 
-        return current(MlflowClient(f"sqlite:///{self.folder}/work/mlflow.db"), "replay", CHAMPION)
+        return current(MlflowClient(f"sqlite:///{self.work}/mlflow.db"), "replay", CHAMPION)
 
     def reports(self) -> dict[datetime.date, dict[str, Any]]:
         """Every report by its day."""
-        found = [json.loads(path.read_text()) for path in sorted((self.folder / "work" / "retrain").glob("*/report.json"))]
+        found = [json.loads(path.read_text()) for path in sorted((self.work / "retrain").glob("*/report.json"))]
         return {datetime.date.fromisoformat(report["as_of"]): report for report in found}
 
     def fault(self, name: str, day: datetime.date, survived: bool) -> None:
@@ -180,10 +181,10 @@ def corrupt(arm: Arm, day: datetime.date) -> None:
 def killed(arm: Arm, day: datetime.date) -> None:
     """The run is killed with everything it started once training has begun; the champion must stay."""
     before, started = arm.champion(), time.time()
-    known = set((arm.folder / "work" / "train").glob("*/scratch"))
+    known = set((arm.work / "train").glob("*/scratch"))
     with (arm.folder / "log.txt").open("a") as log:
         process = subprocess.Popen(arm.command(day), cwd=ROOT, env=environment(), stdout=log, stderr=log, start_new_session=True)
-    while process.poll() is None and set((arm.folder / "work" / "train").glob("*/scratch")) == known:
+    while process.poll() is None and set((arm.work / "train").glob("*/scratch")) == known:
         time.sleep(0.1)
     ended = process.poll()
     os.killpg(process.pid, signal.SIGKILL)
@@ -262,52 +263,6 @@ def summarise(arms: Mapping[str, Arm], results: Mapping[str, list[dict[str, Any]
     }
 
 
-def describe(arm: str, rows: list[dict[str, Any]]) -> str:
-    """How many nights were published, and means on the next day: over all nights, and over those whose challenger was refused."""
-
-    def means(rows: list[dict[str, Any]]) -> str:
-        names = ("champion", "challenger", "popularity")
-        return ", ".join(f"{name} {sum(row[name] for row in rows) / len(rows):.4f}" for name in names)
-
-    rows = [row for row in rows if row["night"] >= str(FIRST)]
-    refused = [row for row in rows if row["outcome"] != "published"]
-    kept = f"; the {len(refused)} refused ones: {means(refused)}" if refused else ""
-    published = f"{len(rows) - len(refused)} of {len(rows)} nights with a day of sales to follow published"
-    return f"{arm}: {published}; recall@50 on that day: {means(rows)}{kept}"
-
-
-def plot(results: Mapping[str, list[dict[str, Any]]], path: Path = PLOT) -> None:
-    """Quality on the next day, and seconds, by night."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 6.4), layout="constrained")
-    top, bottom = figure.subplots(2, 1, sharex=True)
-    colours = {"incremental": "#1f77b4", "full": "#ff7f0e"}
-    for name, rows in results.items():
-        labels = [row["night"][5:] for row in rows]
-        top.plot(labels, [row["champion"] for row in rows], marker="o", color=colours[name], label=f"{name}: champion")
-        top.plot(labels, [row["challenger"] for row in rows], marker="x", linestyle=":", color=colours[name], label=f"{name}: challenger")
-        bottom.plot(labels, [row["seconds"] for row in rows], marker="o", color=colours[name], label=f"{name}: whole run")
-        bottom.plot(
-            labels, [row["train_seconds"] for row in rows], marker=".", linestyle="--", color=colours[name], label=f"{name}: training"
-        )
-    any_rows = next(iter(results.values()))
-    top.plot([row["night"][5:] for row in any_rows], [row["popularity"] for row in any_rows], color="#999999", label="popularity")
-    for fault, text in ((CORRUPT, "corrupt file first"), (KILLED, "killed first")):
-        for axes in (top, bottom):
-            axes.axvline(str(fault)[5:], color="#cccccc", zorder=0)
-        bottom.annotate(text, (str(fault)[5:], 1.0), xycoords=("data", "axes fraction"), rotation=90, va="top", fontsize=8, color="#666666")
-    top.set_ylabel("Recall@50 on the next day")
-    bottom.set_ylabel("seconds of the last run")
-    bottom.set_ylim(bottom=0)
-    bottom.tick_params(axis="x", rotation=45)
-    for axes in (top, bottom):
-        axes.legend(fontsize=8, ncols=2)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(figure).print_png(path)
-
-
 def main() -> None:
     """Replay, judge, plot, and enter the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -344,11 +299,11 @@ def main() -> None:
                 f"challenger {row['challenger']:.4f}, popularity {row['popularity']:.4f}, {row['users']} users, {row['seconds']:.0f} s"
             )
     for name, rows in results.items():
-        print(describe(name, rows))
+        print(describe(name, rows, FIRST))
     (work / "results.json").write_text(json.dumps(results, indent=1))
     if set(arms) == set(ARMS) and not options.dry_run:
         figures = summarise(arms, results)
-        plot(results)
+        plot(results, {CORRUPT: "corrupt file first", KILLED: "killed first"}, PLOT)
         record(figures, COMMAND + (" --catch-up" if options.catch_up else ""))
         for name, (value, unit) in figures.items():
             print(f"{name} = {value:.4g} {unit}")
