@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,7 +42,7 @@ class StageContext:
         return session
 
 
-class Stage:
+class Stage(ABC):
     """One arrow of the flow. Subclasses are light to import: what is heavy is imported inside `run`."""
 
     name: ClassVar[str]
@@ -55,16 +56,16 @@ class Stage:
         self.config = config
         self.context = context
 
+    @abstractmethod
     def run(self, inputs: Inputs, out: BundleWriter) -> None:
         """Write every table of the bundle to `out`, and report figures and facts."""
-        raise NotImplementedError
 
     @classmethod
     def inputs_for(cls, config: Any) -> tuple[str, ...]:
         """Stages whose bundles this one reads under a config: `inputs`, and what only some configs need."""
         return cls.inputs
 
-    @classmethod
+    @classmethod  # noqa: B027 - a hook, which most stages leave empty
     def check(cls, settings: Any) -> None:
         """Refuse settings whose sections contradict each other, by raising ConfigError before any stage runs."""
 
@@ -73,7 +74,7 @@ class Stage:
         """What the stage reads besides bundles, as it is now (file names, sizes, digests): part of the fingerprint."""
         return {}
 
-    @classmethod
+    @classmethod  # noqa: B027 - a hook, which most stages leave empty
     def accept(cls, config: Any, bundle: Bundle) -> None:
         """Refuse a finished bundle that the config of today no longer wants, by raising; keys outside the fingerprint can ask for that."""
 

@@ -6,6 +6,7 @@ for the trailing dimensions of one example's draws, such as (clusters, items per
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -144,7 +145,7 @@ class Terms:
     """Semantic terms are divided by the temperature times this."""
 
 
-class Sampler(nn.Module):
+class Sampler(nn.Module, ABC):
     """Base of every negative sampler: one small file, one page."""
 
     kind: ClassVar[Kind] = "global"
@@ -161,9 +162,9 @@ class Sampler(nn.Module):
         """Columns of the shards that the sampler reads from `Batch.extra`; int lists padded with -1."""
         return ()
 
+    @abstractmethod
     def propose(self, batch: Batch, user_BD: Tensor, generator: Generator) -> Negatives:
         """Draw negatives; `user_BD` carries no gradient."""
-        raise NotImplementedError
 
     def refine(self, negatives: Negatives, scores: Tensor, context: Context) -> list[Terms]:
         """Turn scored draws into terms of the loss; keeps them as they are unless a sampler says otherwise.
@@ -195,9 +196,9 @@ class Sampler(nn.Module):
         """
         return None
 
+    @abstractmethod
     def draws_per_example(self, batch: Batch) -> int:
         """Terms of one example before masks (n_g of METHOD 4b)."""
-        raise NotImplementedError
 
     def encodings_per_example(self, batch: Batch) -> float:
         """Item vectors that this group needs beyond the positives, per example: the cost that methods are compared at."""

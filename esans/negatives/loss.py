@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Literal
 
@@ -15,7 +16,7 @@ from esans.negatives.softmax import shifted_logits, softmax_loss
 from esans.negatives.tables import Catalogue
 
 
-class Loss(nn.Module):
+class Loss(nn.Module, ABC):
     """Base of every loss over a positive and groups of negatives: logits first, so that diagnosis sees what the loss sees."""
 
     Config = LossConfig
@@ -25,13 +26,13 @@ class Loss(nn.Module):
         self.config = config
         self.num_items = catalogue.num_items
 
+    @abstractmethod
     def logits(self, terms: Sequence[Terms], samplers: Sequence[Sampler], context: Context) -> list[Tensor]:
         """Logits (B, n) of each group of terms, -inf where masked."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, logits: Sequence[Tensor], context: Context) -> Tensor:
         """(B,) loss of each example from the logits of all groups. A row without any live term has a finite loss."""
-        raise NotImplementedError
 
     def observe(self, context: Context, loss_B: Tensor) -> None:
         """Learn from the losses of the step; most losses have nothing to learn."""

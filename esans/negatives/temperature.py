@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from esans.negatives.config_loss import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE,
 from esans.negatives.tables import Catalogue
 
 
-class Temperature(nn.Module):
+class Temperature(nn.Module, ABC):
     """Base of every temperature."""
 
     Config = TemperatureConfig
@@ -21,17 +22,17 @@ class Temperature(nn.Module):
         super().__init__()
         self.config = config
 
+    @abstractmethod
     def forward(self, context: Context) -> Tensor:
         """Scalar or (B,), > 0."""
-        raise NotImplementedError
 
     def of_positive(self) -> Tensor | None:
         """Scalar, > 0, where the positive has a temperature of its own; a loss may look at it."""
         return None
 
+    @abstractmethod
     def shown(self) -> Tensor:
         """Scalar for the log: the temperature, or the mean over examples of the last step."""
-        raise NotImplementedError
 
     def observe(self, context: Context, loss_B: Tensor) -> None:
         """Learn from the losses of the step; most temperatures have nothing to learn that way."""

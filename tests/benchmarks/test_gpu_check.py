@@ -34,7 +34,7 @@ def test_the_encoder_runs_on_executors() -> None:
     assert "64 texts encoded on cpu by executors" in CHECKS["encoders on executors"](SMALL).text
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="what it says without a GPU; with one it would run all its checks for minutes")
 def test_without_a_gpu_it_says_so_ends_with_3_and_writes_nothing(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "gpu-check.md").read_text()
     command = [sys.executable, "-m", "benchmarks.gpu_check", "--out", str(tmp_path / "out")]
