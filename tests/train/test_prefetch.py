@@ -23,7 +23,8 @@ def test_a_view_keeps_the_memory_of_its_tensor() -> None:
     row, place = tensor.fill_(7)[1:2].T, tensor.data_ptr()
     del tensor
     other = memory.tensor(SHAPE, LONG).fill_(0)
-    assert other.data_ptr() != place and row.eq(7).all()
+    assert other.data_ptr() != place
+    assert row.eq(7).all()
 
 
 def test_memory_of_another_shape_or_type_is_not_taken() -> None:
