@@ -28,6 +28,7 @@ from benchmarks.methods.collect import (
     Results,
 )
 from benchmarks.methods.plots import draw_all
+from benchmarks.methods.rivals import rivals
 from benchmarks.methods.statistics import Estimate
 from benchmarks.methods.store import Row, Store
 from benchmarks.methods.tables import ablation_table, cost_table
@@ -240,7 +241,7 @@ def _reasons(results: Results, pictures: dict[str, str]) -> list[str]:
         lines += [f"![hardness against false negatives]({pictures['trade']})", ""]
     found = reasons(results)
     words = "Means over the headline data sets. What goes with a win or a loss is a reading of these means, not a proof of its cause."
-    return [*lines, *([words, "", *found] if found else [f"Diagnosis: {NOT_RUN}."]), ""]
+    return [*lines, *([words, "", *found] if found else [f"Diagnosis: {NOT_RUN}."]), "", *rivals(results)]
 
 
 def _studies(pictures: dict[str, str], growth: Sequence[Row]) -> list[str]:

@@ -113,7 +113,7 @@ def _of_categories(codes: np.ndarray, vectors: np.ndarray, config: ClusterConfig
 
 
 # Draws per example of the study of encoded negatives: alone, and beside the in-batch group.
-UNIFORM_DRAWS = (1, 4, 15, 64, 256)
+UNIFORM_DRAWS = (1, 4, 15, 64, 256, 1000)
 POOLS = (16, 64, 256, 1024, 4096)
 # (m_c, m_o, n_h) of the semantic groups.
 SEMANTIC_DRAWS = ((1, 2, 1), (2, 2, 2), (2, 5, 5), (4, 8, 16))

@@ -30,7 +30,7 @@ def ablation_table(results: Results) -> list[str]:
             runs = found.get((method, variant, dataset), [])
             full = results.phase("seed", method=method, dataset=dataset, variant="")
             if runs and full:
-                table.append([f"`{method}`: {variant}", dataset, str(len(runs)), *_change(runs, full)])
+                table.append([f"`{method}`: {variant}", dataset, str(len(runs)), *change_of(runs, full)])
         lacking = [dataset for dataset in datasets if (method, variant, dataset) not in found]
         if lacking:
             absent.append(f"- `{method}`: {variant}{'' if lacking == datasets else ' on ' + ', '.join(lacking)}")
@@ -48,8 +48,8 @@ def ablation_table(results: Results) -> list[str]:
     ]
 
 
-def _change(runs: Sequence[Row], full: Sequence[Row]) -> list[str]:
-    """Differences on the test split where both were tested, else on validation."""
+def change_of(runs: Sequence[Row], full: Sequence[Row]) -> list[str]:
+    """Change of mean Recall@50 and @200 against the full method, bold beyond twice its standard error; the split: test if both have one."""
     split = "test" if all(row.get("test") for row in (*runs, *full)) else "validation"
     cells = []
     for metric in METRICS:

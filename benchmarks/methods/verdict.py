@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from benchmarks.methods.collect import BOUND, ENCODINGS, HEADLINE, METRICS, OURS, Results
+from benchmarks.methods.collect import BOUND, ENCODINGS, HEADLINE, METRICS, OURS, REFERENCES, Results
 from benchmarks.methods.statistics import Estimate, holm
 
 UNIFORM_TARGETS = {"recall@50": 1.15, "recall@200": 1.10}
@@ -148,7 +148,7 @@ def _reason(results: Results, method: str, found: Estimate) -> str:
         effective = own["effective_negatives"] / base["effective_negatives"]
         parts.append(f"{own['effective_negatives']:.0f} effective negatives ({effective:.1f} times uniform's)")
     if not parts:
-        return "No diagnosis was measured."
+        return "It draws no negatives." if method in REFERENCES else "No diagnosis was measured."
     reading = _reading(found, harder, false, effective)
     return "; ".join(parts) + "." + (f" {reading}" if reading else "")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, Self, TypeVar
 
@@ -67,17 +68,35 @@ class Ahead(Generic[T]):
                 continue
 
 
+class Memory:
+    """Tensors on the CPU in memory that comes back once no tensor uses it: new memory costs a page fault for every 4 kB of a batch."""
+
+    def __init__(self) -> None:
+        self._free: dict[tuple[tuple[int, ...], np.dtype], list[np.ndarray]] = {}
+
+    def tensor(self, shape: tuple[int, ...], dtype: np.dtype) -> torch.Tensor:
+        """A tensor of any content."""
+        free = self._free.setdefault((shape, dtype), [])
+        array = free.pop() if free else np.empty(shape, dtype)
+        # The tensor's storage, which its views share, holds this view; the array itself is held here.
+        view = array.view()
+        weakref.finalize(view, free.append, array).atexit = False
+        return torch.from_numpy(view)
+
+
 class Collator:
     """Puts runs of rows together to batches of `size` rows on the device: one gather a column, file and run, straight into their tensors.
 
     On CUDA, these are pinned and hold the types of the shards; batches are copied and widened to int64 on a stream of their own,
-    beside the step, and `receive` makes the step's stream wait for that, not the host. On a CPU the gather widens.
+    beside the step, and `receive` makes the step's stream wait for that, not the host. On a CPU the gather widens, into the memory
+    of earlier batches.
     """
 
     def __init__(self, size: int, device: torch.device, build: Callable[[Mapping[str, torch.Tensor]], Batch]) -> None:
         self.size, self.build, self.device = size, build, device
         self.pinned = device.type == "cuda"
         self.stream = torch.cuda.Stream(device) if self.pinned else None
+        self._memory = Memory()
         self._buffers: dict[str, torch.Tensor] = {}
         self._filled = 0
         self._spare: tuple[WindowRows, np.ndarray] | None = None
@@ -127,8 +146,9 @@ class Collator:
         self._filled = stop
 
     def _empty(self, dtype: np.dtype, shape: tuple[int, ...]) -> torch.Tensor:
-        wide = dtype if self.pinned or dtype.kind == "f" else np.dtype(np.int64)
-        return torch.empty((self.size, *shape), dtype=torch.from_numpy(np.empty(0, wide)).dtype, pin_memory=self.pinned)
+        if self.pinned:
+            return torch.empty((self.size, *shape), dtype=torch.from_numpy(np.empty(0, dtype)).dtype, pin_memory=True)
+        return self._memory.tensor((self.size, *shape), dtype if dtype.kind == "f" else np.dtype(np.int64))
 
     def _send(self) -> Ready:
         buffers, self._buffers, self._filled = self._buffers, {}, 0

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.methods.collect import DATASETS, ENCODINGS, HEADLINE, METHODS, METRICS, NO_CATEGORY, REFERENCES, WALL, Results
+from benchmarks.methods.collect import DATASETS, ENCODINGS, HEADLINE, METHODS, METRICS, NO_CATEGORY, OURS, REFERENCES, WALL, Results
 from benchmarks.methods.report import figures, record, write
+from benchmarks.methods.rivals import rivals, semantic_share
 from benchmarks.methods.statistics import Sample, difference, holm, ratio, resample, standard_error
 from benchmarks.methods.store import WITHIN_WALL, Row, Store
 
@@ -57,6 +58,12 @@ def add_tested(store: Store, dataset: str, method: str, seed: int, recall: float
     key = f"{phase}/{dataset}/{method}/{seed}"
     hardness = -0.5 + 0.1 * len(method) / 8 if method != "dns" else -0.05
     diagnosis = {"false_negative_rate": 0.01 if method != "dns" else 0.05, "hardness": hardness, "effective_negatives": 10.0}
+    if method in OURS:
+        diagnosis |= {
+            "shares": {"in_batch": 0.7, "easy": 0.1, "easy_virtual": 0.1, "hard": 0.1}
+            if method == "esans"
+            else {"in_batch": 0.98, "hard": 0.02}
+        }
     wall = None if phase == "reference" else {"epoch": 1, "recall@50": test["recall@50"] * 0.9, "recall@200": test["recall@200"] * 0.9}
     curve = [{"epoch": epoch, "steps": 10 * epoch, "validation recall@50": recall * epoch / 4} for epoch in (1, 2, 3)]
     changes = {"seed": seed, "test": test, "wall": wall, "curve": curve, "diagnosis": diagnosis if phase == "seed" else {}}
@@ -247,6 +254,31 @@ def test_the_page_names_every_method_and_every_hole_and_its_pictures_exist(store
     assert text.count("**reached**") == 8, "both of ours are made to be above all four targets"
     assert "Goes with the loss: its hardness is bought with false negatives." in text
     assert "`esans`: without simple interpolation" in text
+
+
+def test_ours_stand_beside_the_best_other_with_the_share_of_the_gradient_that_their_semantic_groups_have(results: Results) -> None:
+    text = rivals(results)
+    assert text[0] == "### Ours beside the best other method, `itemknn`"
+    lines = {
+        (method, dataset): next(line for line in text if line.startswith(f"- `{method}` on {dataset}"))
+        for method in OURS
+        for dataset in HEADLINE
+    }
+    for dataset in HEADLINE:
+        assert "a win (p " in lines["esans", dataset]
+        assert "semantic groups have 30.0 % of the gradient" in lines["esans", dataset]
+        assert "alone" not in lines["esans", dataset]
+        assert "have 2.0 % of the gradient over negatives in the last epoch, so that it trains much as" in lines["esans_plus", dataset]
+
+
+def test_a_share_of_the_gradient_is_averaged_over_the_runs_that_have_one() -> None:
+    rows: list[Row] = [
+        {"diagnosis": {"shares": {"easy": 0.1, "in_batch": 0.9}}},
+        {"diagnosis": {"shares": {"hard_virtual": 0.3}}},
+        {"diagnosis": {}},
+    ]
+    assert semantic_share(rows) == pytest.approx(0.2)
+    assert semantic_share([{}]) is None
 
 
 def test_a_target_that_is_missed_is_told(tmp_path: Path) -> None:
