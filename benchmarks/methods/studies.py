@@ -134,7 +134,7 @@ def encodings(uniform: Cell, mixed: Cell, esans: Cell, seeds: int) -> None:
             esans.variant("encodings", f"{clusters * per_cluster + hard} an example", {**values, "negatives": groups}, seed)
 
 
-LONGER = ("uniform", "mixed", "in_batch", "midx", "esans", "esans_plus")
+LONGER = ("uniform", "in_batch", "midx", "esans", "esans_plus")
 """Methods that are trained longer than the protocol lets them."""
 
 
