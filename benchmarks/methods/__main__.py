@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.methods.work import run
 
 HERE = Path(__file__).parent
-STEPS = ("references", "seeds", "ablations", "encodings", "report")
+STEPS = ("references", "seeds", "ablations", "encodings", "longer", "report")
 
 
 def main() -> None:

@@ -124,12 +124,12 @@ class Cell:
         say(_told(self, seed, row, tested))
 
     def variant(self, phase: str, name: str, values: Values, seed: int) -> None:
-        """One run of an ablation or a study, unless it is in the store."""
+        """One run of an ablation or a study, unless it is in the store; `values` may have epochs of their own."""
         key = self.key(phase, name, f"s{seed}")
         if self.store.find(key) is not None:
             return
         fit = self.fit(values, seed)
-        fit.advance(self.epochs)
+        fit.advance(values.get("epochs", self.epochs))
         tested = fit.test()
         keep_ranks(self.store, key, tested)
         row = self._row(fit, phase, values, seed) | {"test": tested.row(), "variant": name if phase == "ablation" else ""}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections import defaultdict
@@ -12,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import figures as published
-from benchmarks.growth_report import SUMMARY, growth_table
 from benchmarks.methods.collect import (
     BESIDE,
     DATASETS,
@@ -30,8 +28,8 @@ from benchmarks.methods.collect import (
 from benchmarks.methods.plots import draw_all
 from benchmarks.methods.rivals import rivals
 from benchmarks.methods.statistics import Estimate
-from benchmarks.methods.store import Row, Store
-from benchmarks.methods.tables import ablation_table, cost_table
+from benchmarks.methods.store import Store
+from benchmarks.methods.tables import ablation_table, cost_table, growth_rows, studies
 from benchmarks.methods.verdict import NOT_RUN, markdown, p_words, percent, reasons, verdict
 
 COMMAND = "python -m benchmarks.methods --data ../shared/data --trials {trials} --seeds {seeds}"
@@ -49,7 +47,7 @@ def write(store: Store, page: Path = _DOCS / "results.md", images: Path = _DOCS 
         resamples: draws of the bootstrap.
     """
     results = Results(store, resamples)
-    growth = _growth()
+    growth = growth_rows()
     drawn = draw_all(results, images, growth)
     where = Path(os.path.relpath(images, page.parent)).as_posix()
     pictures = {name: f"{where}/{file}" for name, file in drawn.items()}
@@ -67,7 +65,7 @@ def write(store: Store, page: Path = _DOCS / "results.md", images: Path = _DOCS 
         *_reasons(results, pictures),
         *ablation_table(results),
         *cost_table(results),
-        *_studies(pictures, growth),
+        *studies(results, pictures, growth),
         *_how(results),
     ]
     page.parent.mkdir(parents=True, exist_ok=True)
@@ -242,37 +240,6 @@ def _reasons(results: Results, pictures: dict[str, str]) -> list[str]:
     found = reasons(results)
     words = "Means over the headline data sets. What goes with a win or a loss is a reading of these means, not a proof of its cause."
     return [*lines, *([words, "", *found] if found else [f"Diagnosis: {NOT_RUN}."]), "", *rivals(results)]
-
-
-def _studies(pictures: dict[str, str], growth: Sequence[Row]) -> list[str]:
-    """Recall against the number of negatives, steps and catalogue size."""
-    titles = {
-        "negatives": "Recall against encoded negatives per example",
-        "steps": "Recall against steps trained",
-        "growth": "Does the gain grow with the catalogue?",
-    }
-    lines = []
-    for name, title in titles.items():
-        lines += [f"## {title}", "", f"![{title}]({pictures[name]})" if name in pictures else f"{NOT_RUN.capitalize()}.", ""]
-        if name == "steps" and name in pictures:
-            lines += [
-                "Bands are one standard deviation over seeds, for a few methods. A seed that has stopped early is in no later point, so",
-                "the ends of the curves hold the seeds that still rose.",
-                "",
-            ]
-    if growth:
-        lines += [
-            "`python -m benchmarks.catalogue_growth`, whose docstring says how the catalogues are made:",
-            "",
-            *growth_table(growth),
-            "",
-        ]
-    return lines
-
-
-def _growth() -> list[Row]:
-    """Rows of the study on generated catalogues, where it has been made."""
-    return list(json.loads(SUMMARY.read_text())) if SUMMARY.is_file() else []
 
 
 def _how(results: Results) -> list[str]:

@@ -95,8 +95,8 @@ def mixed(s: Suggest) -> Values:
 
 
 def cross_batch(s: Suggest) -> Values:
-    """In-batch beside vectors of earlier batches."""
-    capacity, enters = s.choice("capacity", 4096, [1024, 2048, 4096]), s.choice("enters_at_epoch", 1.0, [0.5, 1.0])
+    """In-batch beside vectors of earlier batches, once the towers have settled: earlier, they learn to tell fresh vectors from old ones."""
+    capacity, enters = s.choice("capacity", 4096, [1024, 2048, 4096]), s.choice("enters_at_epoch", 2.0, [1.0, 2.0, 4.0])
     return _softmax(s) | {"negatives": [IN_BATCH, {"sampler": "cross_batch", "capacity": capacity, "enters_at_epoch": enters}]}
 
 

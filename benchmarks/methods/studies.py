@@ -1,4 +1,4 @@
-"""Beside the comparison: ablations of `esans`, and recall against the number of encoded negatives."""
+"""Beside the comparison: ablations of `esans`, recall against the number of encoded negatives, and what longer training changes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from benchmarks.growth_world import cluster_tables, msac
-from benchmarks.methods.cell import Cell
+from benchmarks.methods.cell import PROTOCOL, Cell
 from benchmarks.methods.space import Values
 from esans.bundle import Bundle
 from esans.cluster.config import ClusterConfig
@@ -132,3 +132,14 @@ def encodings(uniform: Cell, mixed: Cell, esans: Cell, seeds: int) -> None:
             values = esans.winner()
             groups = _set("easy", clusters=clusters, per_cluster=per_cluster)(_set("hard", num_negatives=hard)(values["negatives"]))
             esans.variant("encodings", f"{clusters * per_cluster + hard} an example", {**values, "negatives": groups}, seed)
+
+
+LONGER = ("uniform", "in_batch", "midx", "esans", "esans_plus")
+"""Methods that are trained longer than the protocol lets them."""
+
+
+def longer(cell: Cell, seeds: int) -> None:
+    """The cell's winner with several times the epochs and more patience: whether the budget decides who wins."""
+    times, patience = PROTOCOL["longer"]["times"], PROTOCOL["longer"]["patience"]
+    for seed in range(seeds):
+        cell.variant("steps", "longer", merge(cell.winner(), {"epochs": times * cell.epochs, "patience": patience}), seed)

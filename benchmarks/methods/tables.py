@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from benchmarks.growth_report import SUMMARY, growth_table
 from benchmarks.methods.collect import DATASETS, METRICS, REFERENCES, Results
 from benchmarks.methods.store import Row
 from benchmarks.methods.verdict import NOT_RUN, markdown
@@ -116,3 +118,74 @@ def _seconds(rows: Sequence[Row]) -> str:
 def _mean(rows: Sequence[Row], name: str) -> float:
     known = [float(row[name]) for row in rows if row.get(name) is not None]
     return float(np.mean(known)) if known else float("nan")
+
+
+def _longer_table(results: Results) -> list[str]:
+    """Recall with several times the epochs beside the same seed under the protocol, each against uniform's; nothing where none was run."""
+    table = []
+    for dataset in DATASETS:
+        runs = {row["method"]: row for row in results.phase("steps", dataset=dataset)}
+        short = {
+            name: row for name in runs for row in results.phase("seed", method=name, dataset=dataset, seed=runs[name]["seed"], variant="")
+        }
+        for method, row in runs.items():
+            if method not in short:
+                continue
+            cells = [f"{one['test'][METRICS[0]]:.4f}{_to_uniform(one, base)}" for one, base in ((short[method], short), (row, runs))]
+            best = [f"{one['best_epoch'] + 1} of {one['epochs']}" for one in (short[method], row)]
+            table.append([f"`{method}`", dataset, cells[0], best[0], cells[1], best[1]])
+    if not table:
+        return []
+    head = ["method", "data set", "Recall@50, protocol", "best epoch", "Recall@50, longer", "best epoch"]
+    return [
+        "The winners with four times the epochs, stopped after six without a better validation recall; one seed, on the test split, beside",
+        "the same seed under the protocol. Brackets: against `uniform` with the same budget.",
+        "",
+        *markdown(head, table),
+        "",
+    ]
+
+
+def _to_uniform(row: Row, others: Mapping[str, Row]) -> str:
+    base = others.get("uniform")
+    if base is None or row["method"] == "uniform":
+        return ""
+    return f" ({100 * (row['test'][METRICS[0]] / base['test'][METRICS[0]] - 1):+.1f} %)"
+
+
+def studies(results: Results, pictures: dict[str, str], growth: Sequence[Row]) -> list[str]:
+    """Recall against the number of negatives, steps and catalogue size."""
+    titles = {
+        "negatives": "Recall against encoded negatives per example",
+        "steps": "Recall against steps trained",
+        "growth": "Does the gain grow with the catalogue?",
+    }
+    lines = []
+    for name, title in titles.items():
+        lines += [f"## {title}", "", f"![{title}]({pictures[name]})" if name in pictures else f"{NOT_RUN.capitalize()}.", ""]
+        if name == "steps":
+            lines += [*_bands(results, pictures), *_longer_table(results)]
+    if growth:
+        lines += [
+            "`python -m benchmarks.catalogue_growth`, whose docstring says how the catalogues are made:",
+            "",
+            *growth_table(growth),
+            "",
+        ]
+    return lines
+
+
+def _bands(results: Results, pictures: dict[str, str]) -> list[str]:
+    """What the bands of the curves are, where the curves are those of the seeds."""
+    if "steps" not in pictures or results.phase("steps"):
+        return []
+    return [
+        "Bands are one standard deviation over seeds, for a few methods. A seed that has stopped early is in no later point, so",
+        "the ends of the curves hold the seeds that still rose.",
+        "",
+    ]
+
+
+def growth_rows() -> list[Row]:
+    """Rows of the study on generated catalogues, where it has been made."""
+    return list(json.loads(SUMMARY.read_text())) if SUMMARY.is_file() else []

@@ -51,6 +51,8 @@ def _tasks(arguments: argparse.Namespace, cells: Sequence[tuple[str, ...]]) -> l
         tasks += [("ablations", dataset, name) for dataset in datasets for name in _ablations()]
     if "encodings" in steps:
         tasks += [("encodings", dataset) for dataset in datasets]
+    if "longer" in steps:
+        tasks += [("longer", dataset, method) for dataset in datasets for method in _longer()]
     return tasks
 
 
@@ -58,6 +60,12 @@ def _ablations() -> list[str]:
     from benchmarks.methods.studies import ABLATIONS, CLUSTERS
 
     return [*ABLATIONS, *CLUSTERS]
+
+
+def _longer() -> tuple[str, ...]:
+    from benchmarks.methods.studies import LONGER
+
+    return LONGER
 
 
 _FILES: dict[str, Any] = {}
@@ -90,5 +98,7 @@ def _run_task(work: tuple[argparse.Namespace, tuple[str, ...]]) -> None:
         cell(rest[0]).run(arguments.seeds)
     elif kind == "ablations":
         studies.ablate(cell("esans"), arguments.ablation_seeds, rest)
+    elif kind == "longer":
+        studies.longer(cell(rest[0]), 1)
     else:
         studies.encodings(cell("uniform"), cell("mixed"), cell("esans"), 1)

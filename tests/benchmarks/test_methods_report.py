@@ -17,6 +17,7 @@ from benchmarks.methods.report import figures, record, write
 from benchmarks.methods.rivals import rivals, semantic_share
 from benchmarks.methods.statistics import Sample, difference, holm, ratio, resample, standard_error
 from benchmarks.methods.store import WITHIN_WALL, Row, Store
+from benchmarks.methods.tables import studies
 
 USERS, SEEDS = 400, 3
 EFFECTS = {"uniform": 1.0, "in_batch": 1.06, "dns": 0.85, "esans": 1.2, "esans_plus": 1.32, "full_softmax": 1.15, "itemknn": 1.1}
@@ -269,6 +270,17 @@ def test_ours_stand_beside_the_best_other_with_the_share_of_the_gradient_that_th
         assert "semantic groups have 30.0 % of the gradient" in lines["esans", dataset]
         assert "alone" not in lines["esans", dataset]
         assert "have 2.0 % of the gradient over negatives in the last epoch, so that it trains much as" in lines["esans_plus", dataset]
+
+
+def test_longer_training_stands_beside_the_same_seed_under_the_protocol(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for phase, recalls, epochs in (("seed", {"uniform": 0.2, "esans": 0.22}, 3), ("steps", {"uniform": 0.3, "esans": 0.303}, 12)):
+        for method, recall in recalls.items():
+            test = dict.fromkeys(METRICS, recall)
+            store.append(run_row(f"{phase}/{method}", phase, "movielens", method, test=test, epochs=epochs, best_epoch=epochs - 1))
+    text = studies(Results(store, resamples=10), {}, [])
+    assert "| `uniform` | movielens | 0.2000 | 3 of 3 | 0.3000 | 12 of 12 |" in text
+    assert "| `esans` | movielens | 0.2200 (+10.0 %) | 3 of 3 | 0.3030 (+1.0 %) | 12 of 12 |" in text
 
 
 def test_a_share_of_the_gradient_is_averaged_over_the_runs_that_have_one() -> None:
