@@ -44,6 +44,8 @@ VARIABLES = {
 }
 LITERALS = ("tracking URI", "option", "setting of Spark", "value of a wrong type", "database", "address")
 USERS, ITEMS, EVENTS, DIM = 120, 60, 12, 8
+# Jobs of seconds never repay the optimising compiler.
+QUICK = "-XX:TieredStopAtLevel=1"
 
 
 def main() -> None:
@@ -66,12 +68,13 @@ def main() -> None:
     sys.exit(1 if leaks else 0)
 
 
-def run(work: Path, store: Path | None = None) -> tuple[dict[str, str], int]:
+def run(work: Path, store: Path | None = None, java_options: str = QUICK) -> tuple[dict[str, str], int]:
     """Run the chain and the failing runs; what they write is in work/searched.
 
     Args:
         work: emptied first.
         store: an MLflow database without runs to copy, which saves the server from making one.
+        java_options: of Spark's driver.
 
     Returns:
         The canaries by name, and how many processes ran.
@@ -84,7 +87,7 @@ def run(work: Path, store: Path | None = None) -> tuple[dict[str, str], int]:
     searched.mkdir(parents=True)
     canaries = {name: f"canary{uuid.uuid4().hex}" for name in (*VARIABLES, *LITERALS)}
     work_dir = searched / "work"
-    config = write_inputs(work / "inputs", work_dir, canaries)
+    config = write_inputs(work / "inputs", work_dir, canaries, java_options)
     port = free_port()
     environment = {**os.environ, **{variable: canaries[name] for name, variable in VARIABLES.items()}, "PYTHONPATH": str(ROOT)}
     environment["MLFLOW_TRACKING_URI"] = f"http://esans:{canaries['tracking URI']}@127.0.0.1:{port}"
@@ -140,7 +143,7 @@ def mlflow(folder: Path, port: int, store: Path | None) -> Iterator[None]:
         yield
 
 
-def write_inputs(folder: Path, work_dir: Path, canaries: Mapping[str, str]) -> Path:
+def write_inputs(folder: Path, work_dir: Path, canaries: Mapping[str, str], java_options: str) -> Path:
     """A catalogue and events just large enough for every stage, and the configuration with its canaries."""
     folder.mkdir(parents=True)
     random = np.random.default_rng(0)
@@ -157,11 +160,11 @@ def write_inputs(folder: Path, work_dir: Path, canaries: Mapping[str, str]) -> P
     }
     pq.write_table(pa.table(events), folder / "interactions.parquet")
     path = folder / "canaries.yaml"
-    path.write_text(yaml.safe_dump(settings(folder, work_dir, canaries)))
+    path.write_text(yaml.safe_dump(settings(folder, work_dir, canaries, java_options)))
     return path
 
 
-def settings(folder: Path, work_dir: Path, canaries: Mapping[str, str]) -> dict[str, Any]:
+def settings(folder: Path, work_dir: Path, canaries: Mapping[str, str], java_options: str) -> dict[str, Any]:
     """The configuration: one epoch of one method, in a process of its own, which reads its spec from a file."""
     spark = {
         "spark.hadoop.fs.s3a.secret.key": canaries["setting of Spark"],
@@ -174,7 +177,7 @@ def settings(folder: Path, work_dir: Path, canaries: Mapping[str, str]) -> dict[
             "master": "local[2]",
             "driver_memory": "1g",
             "shuffle_partitions": 2,
-            "java_options": "-XX:TieredStopAtLevel=1",
+            "java_options": java_options,
             "conf": spark,
         },
         "tracking": {"system_metrics": False, "deliver_seconds": 1.0},

@@ -1,6 +1,6 @@
 """Does the gain of a sampler grow with the catalogue? Made worlds of 1e4 to 1e6 items; see growth_world for what is in them.
 
-    python -m benchmarks.catalogue_growth [--items 10000,100000,1000000] [--content 0,0.5,0.9] [--steps N] [--seeds S] [--work DIR]
+    python -m benchmarks.catalogue_growth [--items 10000,100000,1000000] [--content 0,0.5,0.9] [--steps N] [--tune-steps N] [--seeds S]
 
 Every method gets the same towers (id, content, history), optimiser, batches, number of steps and tuning trials. At most 15 item
 encodings an example beyond the positive: uniform, midx and esans use them all; in_batch needs none, that being its point; mixed is
@@ -10,7 +10,7 @@ catalogues have fewer events an item.
 
 Trials: each method has six points (temperature; for esans with the weight of its semantic groups), judged by Recall@50
 of validation targets, each on its own world (--tune-items, by default the smallest of --items; --tune-content) with the first
-seed. The winner's setting serves everywhere. Then every cell is trained and judged on test targets: held-out last
+seed, after --tune-steps steps. The winner's setting serves everywhere. Then every cell is trained and judged on test targets: held-out last
 items of users, ranked over the whole catalogue but for what the user has seen.
 
 Each result is one JSON line in --work; what is there is not run again, and processes with other --items may share the folder.
@@ -208,12 +208,12 @@ def main() -> None:
     arguments.work.mkdir(parents=True, exist_ok=True)
     store, budget = Store(arguments.work / "cells.jsonl"), Budget(arguments.steps)
     tune_items = arguments.tune_items or min(arguments.items)
-    run_trials(store, budget, tune_items, arguments)
+    run_trials(store, Budget(arguments.tune_steps), tune_items, arguments)
     for seed in range(arguments.seeds):
         for items in arguments.items:
             for content in arguments.content:
                 run_cell(store, budget, items, content, seed, tune_items, arguments)
-    rows = growth_rows(arguments.work)
+    rows = growth_rows(arguments.work, budget.steps)
     arguments.summary.parent.mkdir(parents=True, exist_ok=True)
     arguments.summary.write_text(json.dumps(rows, indent=1) + "\n")
     print("\n".join(growth_table(rows)))
@@ -229,7 +229,8 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=_list(int), default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--content", type=_list(float), default=[0.0, 0.5, 0.9])
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--tune-steps", type=int, default=500, help="of the tuning trials")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--methods", type=_list(str), default=["uniform", "mixed", "in_batch", "midx", "esans", "full_softmax"])
     parser.add_argument("--tune-items", type=int, default=None, help="catalogue of the tuning trials; by default the smallest of --items")
@@ -294,7 +295,7 @@ def run_cell(store: Store, budget: Budget, items: int, content: float, seed: int
         if skipped(method, items) or store.find(key):
             continue
         scene = scene or Scene(items, content, seed, arguments.work / "worlds")
-        trial = best_trial(store, method, tune_items, arguments.tune_content, budget.steps)
+        trial = best_trial(store, method, tune_items, arguments.tune_content, arguments.tune_steps)
         temperature, groups = METHODS[method][trial]
         model, seconds = train(scene, temperature, groups, budget, seed)
         found = ranks(model, scene, scene.users[1], _TRAIN + 1)

@@ -19,8 +19,8 @@ KS = (50, 200)
 Row = dict[str, Any]
 
 
-def growth_rows(work: Path) -> list[Row]:
-    """One row for each catalogue, content share and method, from the JSON lines in a work folder.
+def growth_rows(work: Path, steps: int | None = None) -> list[Row]:
+    """One row for each catalogue, content share and method, from the JSON lines in a work folder: of runs of so many `steps`, or of all.
 
     Users of all seeds together: `recall@k` with its standard error `se@k`; `ratio@k` to in_batch on the same users, with
     `ratio_se@k` of the paired difference; `of_full@k` likewise to the full softmax, where that was run. A ratio to a recall
@@ -29,7 +29,7 @@ def growth_rows(work: Path) -> list[Row]:
     lines = (work / "cells.jsonl").read_text().splitlines()
     cells: dict[tuple[int, float, str], list[Mapping[str, Any]]] = {}
     for record in map(json.loads, lines):
-        if record["kind"] == "cell":
+        if record["kind"] == "cell" and steps in (None, record["steps"]):
             cells.setdefault((record["items"], record["content"], record["method"]), []).append(record)
     rows = []
     for items, content, method in sorted(cells, key=lambda key: (key[1], key[0], ORDER.index(key[2]))):

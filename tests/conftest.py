@@ -22,9 +22,10 @@ os.environ.pop("MLFLOW_TRACKING_URI", None)
 def spark() -> Iterator[SparkSession]:
     """One local session for all unit tests."""
     from esans.spark import SparkConfig, open_session
+    from tests.jvm import quick_java
 
     session = open_session(
-        SparkConfig(master="local[2]", driver_memory="2g", shuffle_partitions=2, java_options="-XX:TieredStopAtLevel=1"), "esans-tests"
+        SparkConfig(master="local[2]", driver_memory="2g", shuffle_partitions=2, java_options=quick_java()), "esans-tests"
     )
     yield session
     session.stop()

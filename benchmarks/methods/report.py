@@ -29,7 +29,7 @@ from benchmarks.methods.plots import draw_all
 from benchmarks.methods.rivals import rivals
 from benchmarks.methods.statistics import Estimate
 from benchmarks.methods.store import Store
-from benchmarks.methods.tables import ablation_table, cost_table, growth_rows, studies
+from benchmarks.methods.tables import ablation_table, cost_table, growth_summary, studies
 from benchmarks.methods.verdict import NOT_RUN, markdown, p_words, percent, reasons, verdict
 
 COMMAND = "python -m benchmarks.methods --data ../shared/data --trials {trials} --seeds {seeds}"
@@ -47,7 +47,7 @@ def write(store: Store, page: Path = _DOCS / "results.md", images: Path = _DOCS 
         resamples: draws of the bootstrap.
     """
     results = Results(store, resamples)
-    growth = growth_rows()
+    growth = growth_summary()
     drawn = draw_all(results, images, growth)
     where = Path(os.path.relpath(images, page.parent)).as_posix()
     pictures = {name: f"{where}/{file}" for name, file in drawn.items()}

@@ -186,6 +186,6 @@ def _bands(results: Results, pictures: dict[str, str]) -> list[str]:
     ]
 
 
-def growth_rows() -> list[Row]:
+def growth_summary() -> list[Row]:
     """Rows of the study on generated catalogues, where it has been made."""
     return list(json.loads(SUMMARY.read_text())) if SUMMARY.is_file() else []

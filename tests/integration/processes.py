@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.processes import service, wait_for
+from tests.jvm import quick_java
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -74,8 +75,7 @@ class SparkCluster:
         command = [self.spark_submit, "--master", self.master, "--py-files", str(self.py_files)]
         command += ["--executor-memory", "700m", "--driver-memory", "1g"]
         command += ["--conf", "spark.ui.enabled=false", "--conf", "spark.driver.host=127.0.0.1"]
-        # Jobs of seconds never repay the optimising compiler.
-        quick = "-XX:TieredStopAtLevel=1"
+        quick = quick_java()
         command += ["--conf", f"spark.driver.extraJavaOptions={quick}", "--conf", f"spark.executor.extraJavaOptions={quick}"]
         command += [*options, str(script), *arguments]
         return subprocess.run(command, cwd=cwd, env=dict(self.env), capture_output=True, text=True, timeout=timeout, check=False)

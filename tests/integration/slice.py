@@ -8,6 +8,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
+from tests.jvm import quick_java
+
 USERS = 300
 
 
@@ -36,7 +38,7 @@ def settings(folder: Path) -> dict[str, object]:
     return {
         "work_dir": str(folder / "work"),
         "seed": 3,
-        "spark": {"master": "local[2]", "driver_memory": "2g", "shuffle_partitions": 2, "java_options": "-XX:TieredStopAtLevel=1"},
+        "spark": {"master": "local[2]", "driver_memory": "2g", "shuffle_partitions": 2, "java_options": quick_java()},
         "tracking": {"system_metrics": False},
         "prepare": {
             "items": {

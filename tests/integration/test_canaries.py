@@ -11,6 +11,7 @@ import pytest
 from benchmarks.canaries import run, search
 from esans.flow import STAGES
 from esans.metrics_file import read
+from tests.jvm import quick_java
 
 pytestmark = pytest.mark.timeout(2400)
 
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.timeout(2400)
 def ran(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> tuple[Path, dict[str, str]]:
     """The folder with all that the chain wrote, printed and sent, and the canaries that it was given."""
     folder = tmp_path_factory.mktemp("canaries")
-    canaries, _ = run(folder, empty_store)
+    canaries, _ = run(folder, empty_store, quick_java())
     return folder / "searched", canaries
 
 

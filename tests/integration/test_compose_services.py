@@ -33,6 +33,7 @@ from esans.flow import STAGES
 from esans.petastorm_reader import read_files
 from tests.compose import Loopback, load
 from tests.integration.processes import ROOT, succeeded
+from tests.jvm import quick_java
 
 VALUES = {
     "POSTGRES_PASSWORD": "postgres%25word",
@@ -126,7 +127,7 @@ def test_the_job_runs_with_everything_on_s3_and_its_runs_in_the_database(
     for table in TABLES:
         store.upload_file(str(tmp_path / "raw" / f"{table}.parquet"), "esans", f"raw/{table}.parquet")
     there = set(folder.rglob("*"))
-    env = {**stack.env("pipeline"), "SPARK_SUBMIT_OPTS": "-Dspark.ui.enabled=false -Dspark.driver.host=127.0.0.1 -XX:TieredStopAtLevel=1"}
+    env = {**stack.env("pipeline"), "SPARK_SUBMIT_OPTS": f"-Dspark.ui.enabled=false -Dspark.driver.host=127.0.0.1 {quick_java()}"}
     succeeded(run(command, env, folder, timeout=850))
     keys = [found["Key"] for page in store.get_paginator("list_objects_v2").paginate(Bucket="esans") for found in page["Contents"]]
     finished = {key.split("/")[1]: key for key in keys if re.fullmatch(r"work/\w+/\w+/manifest\.json", key)}

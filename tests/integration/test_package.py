@@ -18,6 +18,7 @@ from esans.flow import Plan
 from esans.packing import closure, pack
 from esans.settings import Source
 from tests.integration.processes import ROOT, SparkCluster, succeeded
+from tests.jvm import quick_java
 
 _PROBE = """
 import json
@@ -82,7 +83,7 @@ def test_the_printed_script_runs_a_stage_on_a_standalone_cluster(spark_cluster: 
     shutil.copytree(ROOT / "jobs", tmp_path / "jobs")
     bin_folder = Path(spark_cluster.spark_submit).parent
     env = {**spark_cluster.env, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
-    env |= {"SPARK_SUBMIT_OPTS": "-Dspark.ui.enabled=false -Dspark.driver.host=127.0.0.1"}
+    env |= {"SPARK_SUBMIT_OPTS": f"-Dspark.ui.enabled=false -Dspark.driver.host=127.0.0.1 {quick_java()}"}
     script = "set -e\n" + "\n".join(lines[: stage + 1])
     succeeded(subprocess.run(["sh", "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200, check=False))
     plan = Plan(Source((str(retail_slice),), (f"--work_dir={tmp_path / 'work'}",)).load())

@@ -21,6 +21,7 @@ from esans.model.config import ModelConfig
 from esans.settings import Source
 from tests.integration.processes import run_job, succeeded
 from tests.integration.test_killed import kill_when
+from tests.jvm import quick_java
 from tests.retrieval.small import random_users, write_prepare
 
 ITEMS, USERS = 48, 1000
@@ -35,7 +36,7 @@ def write_world(folder: Path, store: Path) -> Path:
         "items": {"path": str(folder / "items.parquet"), "columns": {"item_id": "i"}},
         "interactions": {"path": str(folder / "interactions.parquet"), "columns": columns},
     }
-    spark = {"master": "local[1]", "driver_memory": "1g", "shuffle_partitions": 2, "java_options": "-XX:TieredStopAtLevel=1"}
+    spark = {"master": "local[1]", "driver_memory": "1g", "shuffle_partitions": 2, "java_options": quick_java()}
     values = {
         "work_dir": str(folder / "work"),
         "spark": spark,
