@@ -79,3 +79,38 @@ def _common(
 ) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
     seeds = {record["seed"] for record in ours} & {record["seed"] for record in theirs}
     return [record for record in ours if record["seed"] in seeds], [record for record in theirs if record["seed"] in seeds]
+
+
+def growth_words(rows: Sequence[Row], method: str = "esans") -> list[str]:
+    """A line for each k: the method's ratio to in_batch and to uniform by size, averaged over content shares, and whether it grows."""
+    lines = []
+    for k in KS:
+        sizes = sorted({row["items"] for row in rows if row["method"] == method and f"ratio@{k}" in row})
+        found = [_mean_ratio(rows, method, size, k) for size in sizes]
+        if not found:
+            continue
+        named = [
+            f"{size:,} items {ratio:.3f} ± {error:.3f} ({to_uniform:.2f})"
+            for size, (ratio, error, to_uniform) in zip(sizes, found, strict=True)
+        ]
+        (first, first_error, _), (last, last_error, _) = found[0], found[-1]
+        apart, noise = last - first, 2 * float(np.hypot(first_error, last_error))
+        said = (
+            "no growth beyond noise"
+            if abs(apart) <= noise
+            else "it grows with the catalogue"
+            if apart > 0
+            else "it shrinks with the catalogue"
+        )
+        lines.append(f"- Recall@{k} of `{method}` to {BASELINE} (to uniform), mean over content shares: {', '.join(named)}; {said}.")
+    return lines
+
+
+def _mean_ratio(rows: Sequence[Row], method: str, size: int, k: int) -> tuple[float, float, float]:
+    """Ratio to in_batch with its standard error, and ratio to uniform. All content shares have the same users, so errors stay."""
+    own = [row for row in rows if row["method"] == method and row["items"] == size and f"ratio@{k}" in row]
+    errors = [row[f"ratio_se@{k}"] for row in own]
+    uniform = {row["content"]: row[f"recall@{k}"] for row in rows if row["method"] == "uniform" and row["items"] == size}
+    to_uniform = [row[f"recall@{k}"] / uniform[row["content"]] for row in own if uniform.get(row["content"])]
+    ratio = float(np.mean([row[f"ratio@{k}"] for row in own]))
+    return ratio, float(np.mean(errors)), float(np.mean(to_uniform)) if to_uniform else float("nan")
