@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,29 +20,29 @@ KS = (50, 200)
 Row = dict[str, Any]
 
 
-def growth_rows(work: Path, steps: int | None = None) -> list[Row]:
-    """One row for each catalogue, content share and method, from the JSON lines in a work folder: of runs of so many `steps`, or of all.
+def growth_rows(work: Path) -> list[Row]:
+    """One row for each number of steps, catalogue, content share and method, from the JSON lines in a work folder.
 
     Users of all seeds together: `recall@k` with its standard error `se@k`; `ratio@k` to in_batch on the same users, with
     `ratio_se@k` of the paired difference; `of_full@k` likewise to the full softmax, where that was run. A ratio to a recall
     of 0 is NaN.
     """
     lines = (work / "cells.jsonl").read_text().splitlines()
-    cells: dict[tuple[int, float, str], list[Mapping[str, Any]]] = {}
+    cells: dict[tuple[int, int, float, str], list[Mapping[str, Any]]] = {}
     for record in map(json.loads, lines):
-        if record["kind"] == "cell" and steps in (None, record["steps"]):
-            cells.setdefault((record["items"], record["content"], record["method"]), []).append(record)
+        if record["kind"] == "cell":
+            cells.setdefault((record["steps"], record["items"], record["content"], record["method"]), []).append(record)
     rows = []
-    for items, content, method in sorted(cells, key=lambda key: (key[1], key[0], ORDER.index(key[2]))):
-        own = cells[items, content, method]
-        row: Row = {"items": items, "content": content, "method": method, "seeds": len(own), "steps": own[0]["steps"]}
+    for steps, items, content, method in sorted(cells, key=lambda key: (key[0], key[2], key[1], ORDER.index(key[3]))):
+        own = cells[steps, items, content, method]
+        row: Row = {"items": items, "content": content, "method": method, "seeds": len(own), "steps": steps}
         row["seconds_per_step"] = float(np.mean([record["seconds_per_step"] for record in own]))
         for k in KS:
             hits = _hits(own, k)
             row[f"recall@{k}"], row[f"se@{k}"] = float(hits.mean()), float(hits.std(ddof=1) / np.sqrt(len(hits)))
             for name, other in (("ratio", BASELINE), ("of_full", REFERENCE)):
-                if (items, content, other) in cells:
-                    pair = _common(own, cells[items, content, other])
+                if (steps, items, content, other) in cells:
+                    pair = _common(own, cells[steps, items, content, other])
                     row[f"{name}@{k}"], row[f"{name}_se@{k}"] = paired_ratio(_hits(pair[0], k), _hits(pair[1], k))
         rows.append(row)
     return rows
@@ -56,12 +57,18 @@ def paired_ratio(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
     return float(ratio), float((ours - ratio * theirs).std(ddof=1) / np.sqrt(len(ours)) / mean)
 
 
+def most_run(rows: Sequence[Row]) -> list[Row]:
+    """The rows of the number of steps that most was run with: what the picture and the words are of."""
+    counts = Counter(row["steps"] for row in rows)
+    return [row for row in rows if row["steps"] == max(counts, key=counts.__getitem__)]
+
+
 def growth_table(rows: Sequence[Row]) -> list[str]:
     """Lines of a Markdown table: Recall@50 and @200 with standard errors, and their ratios to in_batch."""
-    head = ["content", "items", "method", "Recall@50", "to in_batch", "Recall@200", "to in_batch", "ms a step"]
-    lines = [f"| {' | '.join(head)} |", "|--:|--:|---|--:|--:|--:|--:|--:|"]
+    head = ["steps", "content", "items", "method", "Recall@50", "to in_batch", "Recall@200", "to in_batch", "ms a step"]
+    lines = [f"| {' | '.join(head)} |", "|--:|--:|--:|---|--:|--:|--:|--:|--:|"]
     for row in rows:
-        cells = [f"{row['content']:g}", f"{row['items']:,}", row["method"]]
+        cells = [f"{row['steps']:,}", f"{row['content']:g}", f"{row['items']:,}", row["method"]]
         for k in KS:
             cells.append(f"{row[f'recall@{k}']:.4f} ± {row[f'se@{k}']:.4f}")
             cells.append(f"{row[f'ratio@{k}']:.3f} ± {row[f'ratio_se@{k}']:.3f}" if f"ratio@{k}" in row else "")
@@ -79,3 +86,38 @@ def _common(
 ) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
     seeds = {record["seed"] for record in ours} & {record["seed"] for record in theirs}
     return [record for record in ours if record["seed"] in seeds], [record for record in theirs if record["seed"] in seeds]
+
+
+def growth_words(rows: Sequence[Row], method: str = "esans") -> list[str]:
+    """A line for each k: the method's ratio to in_batch and to uniform by size, averaged over content shares, and whether it grows."""
+    lines = []
+    for k in KS:
+        sizes = sorted({row["items"] for row in rows if row["method"] == method and f"ratio@{k}" in row})
+        found = [_mean_ratio(rows, method, size, k) for size in sizes]
+        if not found:
+            continue
+        named = [
+            f"{size:,} items {ratio:.3f} ± {error:.3f} ({to_uniform:.2f})"
+            for size, (ratio, error, to_uniform) in zip(sizes, found, strict=True)
+        ]
+        (first, first_error, _), (last, last_error, _) = found[0], found[-1]
+        apart, noise = last - first, 2 * float(np.hypot(first_error, last_error))
+        said = (
+            "no growth beyond noise"
+            if abs(apart) <= noise
+            else "it grows with the catalogue"
+            if apart > 0
+            else "it shrinks with the catalogue"
+        )
+        lines.append(f"- Recall@{k} of `{method}` to {BASELINE} (to uniform), mean over content shares: {', '.join(named)}; {said}.")
+    return lines
+
+
+def _mean_ratio(rows: Sequence[Row], method: str, size: int, k: int) -> tuple[float, float, float]:
+    """Ratio to in_batch with its standard error, and ratio to uniform. All content shares have the same users, so errors stay."""
+    own = [row for row in rows if row["method"] == method and row["items"] == size and f"ratio@{k}" in row]
+    errors = [row[f"ratio_se@{k}"] for row in own]
+    uniform = {row["content"]: row[f"recall@{k}"] for row in rows if row["method"] == "uniform" and row["items"] == size}
+    to_uniform = [row[f"recall@{k}"] / uniform[row["content"]] for row in own if uniform.get(row["content"])]
+    ratio = float(np.mean([row[f"ratio@{k}"] for row in own]))
+    return ratio, float(np.mean(errors)), float(np.mean(to_uniform)) if to_uniform else float("nan")

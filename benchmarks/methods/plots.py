@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.transforms import Bbox, BboxBase
 
 from benchmarks.growth_plot import growth_figure
+from benchmarks.growth_report import most_run
 from benchmarks.methods.collect import DATASETS, ENCODINGS, HEADLINE, METRICS, OURS, REFERENCES, WALL, Results
 from benchmarks.methods.store import Row
 
@@ -34,7 +35,7 @@ def draw_all(results: Results, folder: Path, growth: Sequence[Row] = ()) -> dict
         "trade": lambda: trade(results),
         "negatives": lambda: curves(_by_encodings(results), "encoded negatives per example", "symlog"),
         "steps": lambda: curves(_by_steps(results), "training steps", "linear"),
-        "growth": lambda: growth_figure(growth) if growth else None,
+        "growth": lambda: growth_figure(most_run(growth)) if growth else None,
     }
     folder.mkdir(parents=True, exist_ok=True)
     drawn = {}

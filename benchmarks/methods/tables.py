@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from benchmarks.growth_report import SUMMARY, growth_table
+from benchmarks.growth_report import SUMMARY, growth_table, growth_words, most_run
 from benchmarks.methods.collect import DATASETS, METRICS, REFERENCES, Results
 from benchmarks.methods.store import Row
 from benchmarks.methods.verdict import NOT_RUN, markdown
@@ -167,7 +167,10 @@ def studies(results: Results, pictures: dict[str, str], growth: Sequence[Row]) -
             lines += [*_bands(results, pictures), *_longer_table(results)]
     if growth:
         lines += [
-            "`python -m benchmarks.catalogue_growth`, whose docstring says how the catalogues are made:",
+            "`python -m benchmarks.catalogue_growth`, whose docstring says how the catalogues are made. One seed; ± is the standard error",
+            "over users, for ratios that of the paired difference. Other work ran beside some rows: compare ms a step within a block.",
+            "",
+            *growth_words(most_run(growth)),
             "",
             *growth_table(growth),
             "",

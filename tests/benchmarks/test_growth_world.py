@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.catalogue_growth import Budget, Scene, ranks, train
 from benchmarks.growth_plot import growth_figure
-from benchmarks.growth_report import growth_rows, growth_table, paired_ratio
+from benchmarks.growth_report import growth_rows, growth_table, growth_words, paired_ratio
 from benchmarks.growth_world import EVENTS, GrowthWorld, msac, softened
 from esans.cluster.config import ClusterConfig
 
@@ -142,3 +142,23 @@ def test_rows_pool_seeds_pair_users_and_the_table_and_picture_hold_every_method(
     assert "of_full@50" not in rows[1]
     assert sum("esans" in line for line in growth_table(rows)) == 1
     assert len(growth_figure(rows).axes) == 2
+
+
+@pytest.mark.parametrize(
+    ("last", "said"), [(1.5, "it grows with the catalogue"), (1.05, "no growth beyond noise"), (0.5, "it shrinks with the catalogue")]
+)
+def test_words_tell_whether_the_ratio_moves_by_more_than_twice_its_error(last, said):
+    rows = []
+    for items, ratio in ((100, 1.0), (1000, last)):
+        for content in (0.0, 0.5):
+            key = {"items": items, "content": content}
+            rows.append({**key, "method": "uniform"} | {f"recall@{k}": 0.1 for k in (50, 200)})
+            numbers = {
+                name: value for k in (50, 200) for name, value in ((f"ratio@{k}", ratio), (f"ratio_se@{k}", 0.1), (f"recall@{k}", 0.2))
+            }
+            rows.append({**key, "method": "esans"} | numbers)
+    lines = growth_words(rows)
+    assert lines[0].startswith(
+        "- Recall@50 of `esans` to in_batch (to uniform), mean over content shares: 100 items 1.000 ± 0.100 (2.00), 1,000 items"
+    )
+    assert all(line.endswith(f"; {said}.") for line in lines)
