@@ -67,7 +67,7 @@ def _worth(results: Results, dataset: str) -> str:
     """What `esans` loses without each part, where the ablations were run."""
     full = results.phase("seed", method="esans", dataset=dataset, variant="")
     parts = []
-    for variant in ("without easy groups", "without hard groups", "without in-batch"):
+    for variant in ("without easy groups", "without hard groups", "without in-batch", "clusters: random"):
         runs = results.phase("ablation", method="esans", dataset=dataset, variant=variant)
         if runs and full:
             parts.append(f"{variant} {change_of(runs, full)[0]}")

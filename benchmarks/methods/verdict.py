@@ -132,7 +132,7 @@ def reasons(results: Results) -> list[str]:
 
 def _reason(results: Results, method: str, found: Estimate) -> str:
     """Numbers of the draws against those of uniform, and the reading that they allow; no reading where they allow none."""
-    own = {name: results.diagnosis(method, name) for name in ("hardness", "false_negative_rate", "effective_negatives")}
+    own = {name: results.diagnosis(method, name) for name in ("hardness", "false_negative_rate", "effective_negatives", "uniformity_items")}
     base = {name: results.diagnosis("uniform", name) for name in own}
     parts = []
     harder = None
@@ -147,29 +147,35 @@ def _reason(results: Results, method: str, found: Estimate) -> str:
     if own["effective_negatives"] is not None and base["effective_negatives"]:
         effective = own["effective_negatives"] / base["effective_negatives"]
         parts.append(f"{own['effective_negatives']:.0f} effective negatives ({effective:.1f} times uniform's)")
+    crowded = None
+    if own["uniformity_items"] is not None and base["uniformity_items"]:
+        crowded = own["uniformity_items"] / base["uniformity_items"]
+        parts.append(f"uniformity of item vectors {own['uniformity_items']:.1f} (uniform {base['uniformity_items']:.1f})")
     if not parts:
         return "It draws no negatives." if method in REFERENCES else "No diagnosis was measured."
-    reading = _reading(found, harder, false, effective)
+    reading = _reading(found, harder, false, effective, crowded)
     return "; ".join(parts) + "." + (f" {reading}" if reading else "")
 
 
-def _reading(found: Estimate, harder: float | None, false: float | None, effective: float | None) -> str:
+def _reading(found: Estimate, harder: float | None, false: float | None, effective: float | None, crowded: float | None) -> str:
     """What goes with a loss or a win. It is a reading of averages, not a proof of a cause."""
     if found.low <= 1 <= found.high:
         return ""
     if found.value < 1:
         causes = []
-        if false is not None and false > 1.5:
+        if crowded is not None and crowded < 0.5:
+            causes.append("its item vectors crowd together")
+        elif false is not None and false > 1.5:
             causes.append("its hardness is bought with false negatives")
         if effective is not None and effective < 0.5:
             causes.append("few negatives carry the gradient")
         if harder is not None and harder < 0 and not causes:
             causes.append("its negatives are easier than uniform's and teach less")
-        return f"Goes with the loss: {' and '.join(causes)}." if causes else "None of the three numbers explains the loss."
+        return f"Goes with the loss: {' and '.join(causes)}." if causes else "None of these numbers explains the loss."
     gains = []
     if harder is not None and harder > 0:
         price = "at little price in false negatives" if false is not None and false <= 1.5 else "though more of them are false"
         gains.append(f"its negatives are harder, {price}" if false is not None else "its negatives are harder")
     if effective is not None and effective > 1.5:
         gains.append("more negatives carry the gradient")
-    return f"Goes with the win: {' and '.join(gains)}." if gains else "None of the three numbers explains the win."
+    return f"Goes with the win: {' and '.join(gains)}." if gains else "None of these numbers explains the win."
