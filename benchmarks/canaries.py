@@ -143,7 +143,7 @@ def mlflow(folder: Path, port: int, store: Path | None) -> Iterator[None]:
         yield
 
 
-def write_inputs(folder: Path, work_dir: Path, canaries: Mapping[str, str], java_options: str) -> Path:
+def write_inputs(folder: Path, work_dir: Path, canaries: Mapping[str, str], java_options: str = QUICK) -> Path:
     """A catalogue and events just large enough for every stage, and the configuration with its canaries."""
     folder.mkdir(parents=True)
     random = np.random.default_rng(0)
