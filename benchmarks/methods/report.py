@@ -47,7 +47,7 @@ def write(store: Store, page: Path = _DOCS / "results.md", images: Path = _DOCS 
         resamples: draws of the bootstrap.
     """
     results = Results(store, resamples)
-    growth = growth_summary()
+    growth = growth_summary(store.folder)
     drawn = draw_all(results, images, growth)
     where = Path(os.path.relpath(images, page.parent)).as_posix()
     pictures = {name: f"{where}/{file}" for name, file in drawn.items()}

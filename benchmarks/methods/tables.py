@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -189,6 +190,7 @@ def _bands(results: Results, pictures: dict[str, str]) -> list[str]:
     ]
 
 
-def growth_summary() -> list[Row]:
-    """Rows of the study on generated catalogues, where it has been made."""
-    return list(json.loads(SUMMARY.read_text())) if SUMMARY.is_file() else []
+def growth_summary(folder: Path) -> list[Row]:
+    """Rows of the study on generated catalogues, where it has been made; they lie beside the runs."""
+    path = folder / SUMMARY.name
+    return list(json.loads(path.read_text())) if path.is_file() else []
