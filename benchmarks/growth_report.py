@@ -59,8 +59,8 @@ def paired_ratio(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
 
 def most_run(rows: Sequence[Row]) -> list[Row]:
     """The rows of the number of steps that most was run with: what the picture and the words are of."""
-    counts = Counter(row["steps"] for row in rows)
-    return [row for row in rows if row["steps"] == max(counts, key=counts.__getitem__)]
+    [(steps, _)] = Counter(row["steps"] for row in rows).most_common(1)
+    return [row for row in rows if row["steps"] == steps]
 
 
 def growth_table(rows: Sequence[Row]) -> list[str]:
@@ -102,13 +102,7 @@ def growth_words(rows: Sequence[Row], method: str = "esans") -> list[str]:
         ]
         (first, first_error, _), (last, last_error, _) = found[0], found[-1]
         apart, noise = last - first, 2 * float(np.hypot(first_error, last_error))
-        said = (
-            "no growth beyond noise"
-            if abs(apart) <= noise
-            else "it grows with the catalogue"
-            if apart > 0
-            else "it shrinks with the catalogue"
-        )
+        said = "no growth beyond noise" if abs(apart) <= noise else f"it {'grows' if apart > 0 else 'shrinks'} with the catalogue"
         lines.append(f"- Recall@{k} of `{method}` to {BASELINE} (to uniform), mean over content shares: {', '.join(named)}; {said}.")
     return lines
 

@@ -168,8 +168,9 @@ def studies(results: Results, pictures: dict[str, str], growth: Sequence[Row]) -
             lines += [*_bands(results, pictures), *_longer_table(results)]
     if growth:
         lines += [
-            "`python -m benchmarks.catalogue_growth`, whose docstring says how the catalogues are made. One seed; ± is the standard error",
-            "over users, for ratios that of the paired difference. Other work ran beside some rows: compare ms a step within a block.",
+            "`python -m benchmarks.catalogue_growth`, with `--steps` as the first column has it; its docstring says how the catalogues are",
+            "made. Words and picture are of the number of steps that most cells have. One seed; ± is the standard error over users,",
+            "for ratios that of the paired difference. Other work ran beside some rows: compare ms a step within a block.",
             "",
             *growth_words(most_run(growth)),
             "",

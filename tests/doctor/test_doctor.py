@@ -130,7 +130,7 @@ def test_exactly_one_build_of_faiss_may_be_there(installed: set[str], gpus: int,
     assert accelerators.faiss(gpus).state == state
 
 
-@pytest.mark.skipif(accelerators.count() > 0, reason="there is a GPU")
+@pytest.mark.skipif(accelerators.count() > 0, reason="what the doctor says where there is no GPU; this machine has one")
 def test_a_configuration_that_asks_for_a_gpu_fails_without_one() -> None:
     assert [line.state for line in accelerators.gpus(LaunchConfig(device="cuda"))] == ["fail", "ok"]
 

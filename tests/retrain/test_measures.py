@@ -18,7 +18,7 @@ DAY = datetime.date(2026, 11, 20)
 
 
 def document(outcome: str, **known: Any) -> dict[str, Any]:
-    record = Record(DAY, "d1", "served", "esans", "file:///work/retrain/x", outcome=outcome)
+    record = Record(DAY, "d1", "served", "esans", "file:///shop/retrain/x", outcome=outcome)
     for name, value in known.items():
         setattr(record, name, value)
     return record.document()
