@@ -18,11 +18,13 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from multiprocessing import forkserver
 from pathlib import Path
 
 import fsspec
+import psutil
 
 from esans import failures
 from esans.errors import EsansError
@@ -36,6 +38,8 @@ _OF_LOGGING = ("mlflow", "mlflow.store.tracking.sqlalchemy_store")
 # How long ranks that know of a hang have to print their stacks and leave.
 _GRACE_SECONDS = 3.0
 _LOOK_SECONDS = 0.2
+# torchrun's agent gives workers 30 s between SIGTERM and SIGKILL.
+_AGENT_SECONDS = 45.0
 
 
 def restarts() -> int:
@@ -78,7 +82,8 @@ def run_guarded(work: str, spec_json: str, scratch_uri: str, submission: int = 0
 def supervise(command: Sequence[str], environment: Mapping[str, str], signs: Path, hang_seconds: float) -> tuple[int, str | None]:
     """Run an agent to its end; end workers that hang and can't do so themselves, because they are stopped.
 
-    SIGTERM and Ctrl-C are passed on, and waited for: the workers write a checkpoint first.
+    SIGTERM and Ctrl-C are passed on, and waited for: the workers write a checkpoint first. An agent that does not end by itself within
+    `hang_seconds` and a little more is ended outright, with all below it.
 
     Args:
         command: the agent's.
@@ -102,10 +107,23 @@ def supervise(command: Sequence[str], environment: Mapping[str, str], signs: Pat
                 if time.monotonic() - told > _GRACE_SECONDS:
                     silence.kill(process.pid)
     except BaseException:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
+        _end(process, hang_seconds + _AGENT_SECONDS)
         raise
     return process.returncode, silence.verdict()
+
+
+def _end(agent: subprocess.Popen[bytes], seconds: float) -> None:
+    """Ask an agent to end, and end it with its workers where it has not after so many seconds."""
+    agent.send_signal(signal.SIGTERM)
+    try:
+        agent.wait(seconds)
+    except subprocess.TimeoutExpired:
+        with suppress(psutil.NoSuchProcess):
+            for process in psutil.Process(agent.pid).children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+        agent.kill()
+        agent.wait()
 
 
 def _rank() -> int:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
+from esans import elastic
 from esans.config import build
 from esans.errors import ConfigError
 from esans.launch import LaunchConfig, _assigned_by_spark, _show_py_files
@@ -41,3 +47,32 @@ def test_py_files_are_on_the_path_of_what_tasks_start() -> None:
     spark = session(spark__submit__pyFiles="file:///home/a/esans.zip,hdfs://n/b/own.py,/c/other.py")
     _show_py_files(spark)
     assert spark.sparkContext.environment["PYTHONPATH"] == "esans.zip:."
+
+
+_DEAF = """
+import signal, subprocess, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
+print(worker.pid, file=open(sys.argv[1] + ".part", "w"), flush=True)
+import os; os.rename(sys.argv[1] + ".part", sys.argv[1])
+worker.wait()
+"""
+
+
+def test_an_agent_that_does_not_end_when_asked_is_ended_with_its_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started, signs = tmp_path / "worker", tmp_path / "signs"
+    signs.mkdir()
+
+    def interrupted(seconds: float) -> None:
+        if started.exists():
+            raise KeyboardInterrupt
+        time.sleep(seconds)
+
+    monkeypatch.setattr(elastic, "_AGENT_SECONDS", 0.1)
+    monkeypatch.setattr(elastic, "time", SimpleNamespace(sleep=interrupted, monotonic=time.monotonic))
+    with pytest.raises(KeyboardInterrupt):
+        elastic.supervise([sys.executable, "-c", _DEAF, str(started)], os.environ, signs, 0.2)
+    worker = int(started.read_text())
+    # Its parent is gone: whoever takes it over may be slow to reap it.
+    assert not psutil.pid_exists(worker) or psutil.Process(worker).status() == psutil.STATUS_ZOMBIE
+    assert psutil.Process().children() == []

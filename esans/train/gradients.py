@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 
@@ -45,6 +46,16 @@ class Gradients:
         wrapped = data_parallel(module) if world_size > 1 else module
         self.wrapped: nn.Module = wrapped
         self.sparse = list(sparse_tables(module).values()) if world_size > 1 else []
+
+    def close(self) -> None:
+        """Let go of DistributedDataParallel: this must come before the process group is left.
+
+        Otherwise its reducer holds the group last, and torch (2.13) ends the group's threads with the interpreter's lock held, which
+        such a thread may wait for: compiled towers leave it Python objects to free. Nothing ends that but a kill.
+        """
+        self.wrapped = self.module
+        # It is in cycles.
+        gc.collect()
 
     def __call__(self, batch: Batch, generator: Generator, epoch: float, diagnose: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """Replace the gradients; nothing here waits for the device.

@@ -83,6 +83,7 @@ def train_rank(spec: WorkerSpec, config: TrainConfig, process: Process, heartbea
         log = run.metrics if run is not None else _silent
         heartbeat.at("building of the trainer", 0)
         trainer = build_trainer(config, inputs, spec.seed, rank, process.world_size, process.device, spec.scratch_uri, log)
+        last.callback(trainer.gradients.close)
         trainer.heartbeat = heartbeat
         if "previous" in inputs:
             go_on(trainer, inputs, Earlier.open(inputs["previous"]))

@@ -13,7 +13,7 @@ from esans.flow import STAGES
 from esans.metrics_file import read
 from tests.jvm import quick_java
 
-pytestmark = pytest.mark.timeout(2400)
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")

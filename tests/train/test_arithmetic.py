@@ -118,6 +118,7 @@ def test_compiled_towers_give_the_losses_and_gradients_of_plain_ones_in_ddp_too(
         for number in (0, 1):
             agree(number)
     finally:
+        compiled.close()
         dist.destroy_process_group()
     assert compiled.module.state_dict().keys() == plain.module.state_dict().keys()
     assert compiled.module.encode_users is not compiled.module.model.encode_users

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Generator, Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from esans.model.config import ModelConfig
 from esans.model.towers import TwoTower
@@ -143,6 +145,19 @@ def work(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     torch.save([outcome(*case, rank, 2) for case in CASES], f"{folder}/{rank}.pt")
     dist.destroy_process_group()
+
+
+def test_nothing_that_holds_the_process_group_is_left_once_gradients_are_closed(tmp_path: Path) -> None:
+    dist.init_process_group("gloo", init_method=(tmp_path / "meet").as_uri(), rank=0, world_size=1)
+    try:
+        gradients = Gradients(step_of("adamw"), 2)
+        wrapped = weakref.ref(gradients.wrapped)
+        assert isinstance(wrapped(), DistributedDataParallel)
+        gradients(batch_of(0), generator_of(1), 0.0, diagnose=False)
+        gradients.close()
+        assert wrapped() is None
+    finally:
+        dist.destroy_process_group()
 
 
 @pytest.mark.integration
