@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.methods.work import run
 
 HERE = Path(__file__).parent
-STEPS = ("references", "seeds", "ablations", "encodings", "longer", "report")
+STEPS = ("references", "seeds", "controls", "ablations", "encodings", "longer", "report")
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=HERE / "runs", help="folder of what was measured")
     parser.add_argument("--only", default="", help="DATASET/METHOD, comma separated, in this order; by default all")
     parser.add_argument("--steps", default=",".join(STEPS), help=f"which of {', '.join(STEPS)}")
-    parser.add_argument("--ablation-seeds", type=int, default=2, help="seeds of each ablation")
+    parser.add_argument("--ablation-seeds", type=int, default=2, help="seeds of each ablation and control")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes, one thread each")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start nothing new after so many minutes")
     arguments = parser.parse_args()

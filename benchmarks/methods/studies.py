@@ -1,4 +1,4 @@
-"""Beside the comparison: ablations of `esans`, recall against the number of encoded negatives, and what longer training changes."""
+"""Beside the comparison: ablations of `esans`, controls, recall against the number of encoded negatives, and longer training."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ ABLATIONS: dict[str, Callable[[Groups], Groups]] = {
     "other detach": _flip("detach_positive", "hard"),
 }
 
-CLUSTERS = ("random", "category", "text", "image", "behaviour", "without text", "without image", "without behaviour")
+# "all" is what the others that are made of vectors compare with: they are clustered in memory, not by the cluster stage.
+CLUSTERS = ("random", "category", "all", "text", "image", "behaviour", "without text", "without image", "without behaviour")
 
 
 def ablate(cell: Cell, seeds: int, only: Sequence[str] = ()) -> None:
@@ -87,8 +88,16 @@ def _catalogue(inputs: Mapping[str, Bundle], kind: str) -> Catalogue | None:
             return None
         catalogue.clusters = _of_categories(catalogue.side[columns[0]].numpy(), _vectors(align, names, num_items), config)
         return catalogue
-    kept = [name for name in names if name != kind.removeprefix("without ")] if kind.startswith("without ") else [kind]
-    if kept == names or any(name not in names for name in kept) or not kept:
+    if kind == "all":
+        kept = names
+    elif kind.startswith("without "):
+        kept = [name for name in names if name != kind.removeprefix("without ")]
+        # Of two modalities, what is left is a variant already.
+        if kept == names or len(kept) < 2:
+            return None
+    else:
+        kept = [name for name in names if name == kind]
+    if not kept:
         return None
     catalogue.clusters = msac(_vectors(align, kept, num_items), 0, config)
     return catalogue
@@ -134,7 +143,7 @@ def encodings(uniform: Cell, mixed: Cell, esans: Cell, seeds: int) -> None:
             esans.variant("encodings", f"{clusters * per_cluster + hard} an example", {**values, "negatives": groups}, seed)
 
 
-LONGER = ("uniform", "in_batch", "midx", "esans", "esans_plus")
+LONGER = ("uniform", "in_batch", "midx", "esans", "esans_plus", "mixed", "ahns", "full_softmax")
 """Methods that are trained longer than the protocol lets them."""
 
 
@@ -143,3 +152,18 @@ def longer(cell: Cell, seeds: int) -> None:
     times, patience = PROTOCOL["longer"]["times"], PROTOCOL["longer"]["patience"]
     for seed in range(seeds):
         cell.variant("steps", "longer", merge(cell.winner(), {"epochs": times * cell.epochs, "patience": patience}), seed)
+
+
+CONTROLS: dict[str, Groups] = {
+    "in-batch and 15 uniform": [{"sampler": "in_batch"}, {"sampler": "uniform", "num_negatives": 15}],
+    "in-batch and 48 uniform": [{"sampler": "in_batch"}, {"sampler": "uniform", "num_negatives": 48}],
+    "1,024 uniform, shared": [{"sampler": "uniform", "num_negatives": 1024, "shared": True}],
+}
+"""Groups without meaning in place of the semantic ones: as many encodings (15), as many terms (48), as many negatives as a batch has."""
+
+
+def controls(cell: Cell, seeds: int) -> None:
+    """What the semantic groups have to beat: groups of `CONTROLS` with the temperature that was tuned for `in_batch`."""
+    for name, groups in CONTROLS.items():
+        for seed in range(seeds):
+            cell.variant("controls", name, {**cell.winner(), "negatives": groups}, seed)

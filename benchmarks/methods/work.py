@@ -53,6 +53,8 @@ def _tasks(arguments: argparse.Namespace, cells: Sequence[tuple[str, ...]]) -> l
         tasks += [("encodings", dataset) for dataset in datasets]
     if "longer" in steps:
         tasks += [("longer", dataset, method) for dataset in datasets for method in _longer()]
+    if "controls" in steps:
+        tasks += [("controls", dataset) for dataset in datasets]
     return tasks
 
 
@@ -100,5 +102,7 @@ def _run_task(work: tuple[argparse.Namespace, tuple[str, ...]]) -> None:
         studies.ablate(cell("esans"), arguments.ablation_seeds, rest)
     elif kind == "longer":
         studies.longer(cell(rest[0]), 1)
+    elif kind == "controls":
+        studies.controls(cell("in_batch"), arguments.ablation_seeds)
     else:
         studies.encodings(cell("uniform"), cell("mixed"), cell("esans"), 1)

@@ -11,7 +11,7 @@ from esans.observe import LoggingConfig, report
 from esans.retrain.drift import Finding
 from esans.retrain.gates import Verdict
 from esans.retrain.measures import samples
-from esans.retrain.run import Record
+from esans.retrain.record import Record
 from esans.retrain.state import DATA_REFUSED, PUBLISHED
 
 DAY = datetime.date(2026, 11, 20)
