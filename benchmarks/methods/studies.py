@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from benchmarks.growth_world import cluster_tables, msac
-from benchmarks.methods.cell import PROTOCOL, Cell
+from benchmarks.methods.cell import Cell
+from benchmarks.methods.protocol import PROTOCOL
 from benchmarks.methods.space import Values
 from esans.bundle import Bundle
 from esans.cluster.config import ClusterConfig

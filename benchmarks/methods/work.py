@@ -19,13 +19,20 @@ def run(arguments: argparse.Namespace) -> None:
     # One thread a process; spawned ones read these before torch starts its own.
     os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     os.environ.pop("MLFLOW_TRACKING_URI", None)
-    from benchmarks.methods.data import DATASETS, bundles
+    from benchmarks.methods.data import DATASETS, bundles, sizes
+    from benchmarks.methods.protocol import PROTOCOL
+    from benchmarks.methods.store import Store
 
     arguments.deadline = time.time() + 60 * arguments.minutes
     arguments.work.mkdir(parents=True, exist_ok=True)
     cells = [tuple(cell.split("/")) for cell in arguments.only.split(",") if cell] or _all_cells(DATASETS)
+    store = Store(arguments.store)
     for dataset in dict.fromkeys(dataset for dataset, _ in cells):
-        bundles(dataset, arguments.data, arguments.work)
+        key = f"{PROTOCOL['version']}/data/{dataset}"
+        inputs = bundles(dataset, arguments.data, arguments.work)
+        if store.find(key) is None:
+            row = {"key": key, "protocol": PROTOCOL["version"], "phase": "data", "dataset": dataset, "method": ""}
+            store.append({**row, **sizes(inputs)})
     tasks = _tasks(arguments, cells)
     context = multiprocessing.get_context("spawn")
     with context.Pool(arguments.jobs, maxtasksperchild=None) as pool:
