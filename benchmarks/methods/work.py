@@ -61,7 +61,7 @@ def _tasks(arguments: argparse.Namespace, cells: Sequence[tuple[str, ...]]) -> l
     if "longer" in steps:
         tasks += [("longer", dataset, method) for dataset in datasets for method in _longer()]
     if "controls" in steps:
-        tasks += [("controls", dataset) for dataset in datasets]
+        tasks += [("controls", dataset, method) for dataset in datasets for method in _controls()]
     return tasks
 
 
@@ -75,6 +75,12 @@ def _longer() -> tuple[str, ...]:
     from benchmarks.methods.studies import LONGER
 
     return LONGER
+
+
+def _controls() -> tuple[str, ...]:
+    from benchmarks.methods.studies import ALONE
+
+    return ("in_batch", *ALONE)
 
 
 _FILES: dict[str, Any] = {}
@@ -110,6 +116,6 @@ def _run_task(work: tuple[argparse.Namespace, tuple[str, ...]]) -> None:
     elif kind == "longer":
         studies.longer(cell(rest[0]), 1)
     elif kind == "controls":
-        studies.controls(cell("in_batch"), arguments.ablation_seeds)
+        studies.controls(cell(rest[0]), arguments.ablation_seeds)
     else:
         studies.encodings(cell("uniform"), cell("mixed"), cell("esans"), 1)
