@@ -17,6 +17,9 @@ BASELINE = "in_batch"
 REFERENCE = "full_softmax"
 KS = (50, 200)
 
+# A ratio to fewer says little, whatever its standard error.
+_ENOUGH_HITS = 100
+
 Row = dict[str, Any]
 
 
@@ -89,22 +92,40 @@ def _common(
 
 
 def growth_words(rows: Sequence[Row], method: str = "esans") -> list[str]:
-    """A line for each k: the method's ratio to in_batch and to uniform by size, averaged over content shares, and whether it grows."""
+    """A line for each k: the method's ratio to in_batch and to uniform by size, averaged over content shares, and whether it grows.
+
+    Sizes where in_batch has few hits are named as such and not asked whether it grows.
+    """
     lines = []
     for k in KS:
         sizes = sorted({row["items"] for row in rows if row["method"] == method and f"ratio@{k}" in row})
-        found = [_mean_ratio(rows, method, size, k) for size in sizes]
-        if not found:
-            continue
-        named = [
-            f"{size:,} items {ratio:.3f} ± {error:.3f} ({to_uniform:.2f})"
-            for size, (ratio, error, to_uniform) in zip(sizes, found, strict=True)
-        ]
-        (first, first_error, _), (last, last_error, _) = found[0], found[-1]
-        apart, noise = last - first, 2 * float(np.hypot(first_error, last_error))
-        said = "no growth beyond noise" if abs(apart) <= noise else f"it {'grows' if apart > 0 else 'shrinks'} with the catalogue"
-        lines.append(f"- Recall@{k} of `{method}` to {BASELINE} (to uniform), mean over content shares: {', '.join(named)}; {said}.")
+        named, told = [], []
+        for size in sizes:
+            ratio, error, to_uniform = _mean_ratio(rows, method, size, k)
+            few = _fewest_hits(rows, size, k) < _ENOUGH_HITS
+            named.append(f"{size:,} items {ratio:.3f} ± {error:.3f} ({to_uniform:.2f}{', too few hits to tell' if few else ''})")
+            if not few:
+                told.append((ratio, error))
+        if named:
+            words = f"Recall@{k} of `{method}` to {BASELINE} (to uniform), mean over content shares: {', '.join(named)}"
+            lines.append(f"- {words}; {_grows(told)}.")
     return lines
+
+
+def _grows(found: Sequence[tuple[float, float]]) -> str:
+    """Whether ratios with standard errors differ between the first size and the last."""
+    if len(found) < 2:
+        return "too few sizes with enough hits to say whether it grows"
+    (first, first_error), (last, last_error) = found[0], found[-1]
+    if abs(last - first) <= 2 * float(np.hypot(first_error, last_error)):
+        return "no growth beyond noise"
+    return f"it {'grows' if last > first else 'shrinks'} with the catalogue"
+
+
+def _fewest_hits(rows: Sequence[Row], size: int, k: int) -> float:
+    """Users whose target in_batch finds, in the content share where they are fewest: p²(1-p)/se² of a mean p of zeros and ones."""
+    shown = [(row[f"recall@{k}"], row[f"se@{k}"]) for row in rows if row["method"] == BASELINE and row["items"] == size]
+    return min((p * p * (1 - p) / (se * se) if se else float("inf") for p, se in shown), default=0.0)
 
 
 def _mean_ratio(rows: Sequence[Row], method: str, size: int, k: int) -> tuple[float, float, float]:

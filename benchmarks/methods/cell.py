@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import yaml
 
 from benchmarks.methods.cost import steps_within
 from benchmarks.methods.fit import Fit, Tested, keep_ranks
+from benchmarks.methods.protocol import PROTOCOL, wall_epochs
 from benchmarks.methods.space import Defaults, Suggest, Trial, Values
 from benchmarks.methods.store import WITHIN_WALL, Row, Store
 from esans.bundle import Bundle
@@ -21,7 +21,6 @@ from esans.negatives.tables import Catalogue
 from esans.progress import say
 from esans.tracking import TrackingConfig, start_run
 
-PROTOCOL: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("protocol.yaml").read_text())
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
@@ -100,7 +99,7 @@ class Cell:
     def cost(self, values: Values) -> float:
         """Steps of the method in the time in which `uniform` trains `wall_epochs`; the seconds of a step are kept."""
         per_epoch = PROTOCOL["train"]["examples_per_epoch"] // PROTOCOL["train"]["batch_size"]
-        allowed = float(PROTOCOL["wall_share"] * self.epochs * per_epoch)
+        allowed = wall_epochs(self.dataset) * per_epoch
         key = self.key("cost", "step")
         done = self.store.find(key)
         if done is None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.methods.protocol import PROTOCOL
 from benchmarks.methods.statistics import Estimate, Floats, Resamples, Sample, holm, ratio, resample
 from benchmarks.methods.store import WITHIN_WALL, Row, Store
 
@@ -23,7 +24,7 @@ REFERENCES = {"most_popular": "popularity", "itemknn": "itemknn", "als": "als", 
 """Names here -> `method` of the rows of phase "reference": popularity is a sampler's name too."""
 STOCHASTIC_REFERENCES = ("als", "bpr")
 BOUND = "full_softmax"
-"""Every item as a negative: a bound, not a method of sampling."""
+"""Every item as a negative: what sampling estimates, no method of sampling."""
 NOT_RIVALS = (*OURS, "esans_only", BOUND)
 SAMPLERS = (
     *("uniform", "popularity", "in_batch", "mixed", "cross_batch", "category", "dns", "mixgcf", "fairneg", "ada_tau", "simans"),
@@ -193,6 +194,18 @@ class Results:
             own = {metric: values[method] for metric, values in adjusted.items() if method in values}
             lines.append(Line(method, to_uniform, to_best, own))
         return lines
+
+    def ended_by_budget(self, datasets: Sequence[str]) -> tuple[int, int]:
+        """Tested runs whose best epoch was the last that the protocol allows, and all tested runs."""
+        cells = [cell for (method, dataset), cell in self.cells[ENCODINGS].items() if dataset in datasets and method not in REFERENCES]
+        rows = [row for cell in cells for row in cell.rows if row.get("best_epoch") is not None]
+        return sum(row["best_epoch"] + 1 >= PROTOCOL["epochs"].get(row["dataset"], 0) for row in rows), len(rows)
+
+    def longer(self, dataset: str) -> dict[str, tuple[Row, Row]]:
+        """Method -> its run under the protocol, and the one of the same seed that was trained longer."""
+        long = {row["method"]: row for row in self.phase("steps", dataset=dataset)}
+        short = {name: self.phase("seed", method=name, dataset=dataset, seed=row["seed"], variant="") for name, row in long.items()}
+        return {name: (short[name][0], row) for name, row in long.items() if short[name]}
 
     def missing(self, comparison: str = ENCODINGS) -> list[tuple[str, str]]:
         """(method, data set) that were not run, those without a category left out where sampling inside one is meant."""

@@ -31,6 +31,13 @@ def bundles(dataset: str, data: Path, work: Path, over: Mapping[str, Any] | None
     return {stage: run_stage(plan, stage, label=f"{dataset}: ") for stage in STAGES}
 
 
+def sizes(inputs: Mapping[str, Bundle]) -> dict[str, int]:
+    """Items, examples and users of a data set, as its bundles have them."""
+    facts = inputs["prepare"].facts
+    found = {"items": facts["num_items"], "users": facts["num_users"], "train_events": facts["num_train"]}
+    return found | {"examples": inputs["shards"].table("examples").rows, "test_users": facts["num_test_users"]}
+
+
 def settings(dataset: str, data: Path, work: Path, over: Mapping[str, Any] | None = None) -> Settings:
     """The whole configuration of a data set, up to training."""
     described = yaml.safe_load(Path(__file__).with_name("datasets.yaml").read_text())

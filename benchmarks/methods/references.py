@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks.methods.cell import PROTOCOL
 from benchmarks.methods.fit import Tested, keep_ranks, measure_users
+from benchmarks.methods.protocol import PROTOCOL
 from benchmarks.methods.store import Store
 from esans.bundle import Bundle
 from esans.columns import TEST, VALIDATION

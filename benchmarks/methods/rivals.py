@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.methods.collect import ENCODINGS, METRICS, OURS, Results
+from benchmarks.methods.collect import BESIDE, ENCODINGS, METRICS, OURS, Results
 from benchmarks.methods.statistics import Estimate
 from benchmarks.methods.store import Row
 from benchmarks.methods.tables import change_of
@@ -24,7 +24,7 @@ def rivals(results: Results) -> list[str]:
         return []
     lines = [f"### Ours beside the best other method, `{best}`", ""]
     for method in OURS:
-        for dataset in results.pooled:
+        for dataset in (*results.pooled, *BESIDE):
             found = results.compare(method, best, METRICS[0], ENCODINGS, [dataset])
             if found is not None:
                 lines.append(f"- `{method}` on {dataset}: {percent(found)}, {_outcome(found)}. {_why(results, method, best, dataset)}")
@@ -43,8 +43,9 @@ def _why(results: Results, method: str, best: str, dataset: str) -> str:
     parts = []
     share = semantic_share(results.phase("seed", method=method, dataset=dataset, variant=""))
     if share is not None:
+        faded = " once their weight has faded" if method == "esans_plus" else ""
         words = f"its semantic groups have {100 * share:.1f} % of the gradient over negatives in the last epoch"
-        parts.append(f"{words}, so that it trains much as its other groups alone" if share < _FEW else words)
+        parts.append(f"{words}, so that it trains much as its other groups alone{faded}" if share < _FEW else words)
     pairs = {"hardness": "hardness {:+.3f} against {:+.3f}", "effective_negatives": "{:.0f} effective negatives against {:.0f}"}
     for name, text in pairs.items():
         own, other = (results.diagnosis(one, name, [dataset]) for one in (method, best))

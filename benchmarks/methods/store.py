@@ -22,8 +22,9 @@ Row = dict[str, Any]
 WITHIN_WALL = "+wall"
 """Per-user recalls of a run's best epoch within the equal training time are kept under its key with this at the end."""
 
-PHASES = ("tune", "seed", "reference", "ablation", "encodings", "steps", "controls", "cost")
-"""What a run was for: tuning on validation, the five seeds of a winner, a method without towers, and the studies around them."""
+PHASES = ("tune", "seed", "reference", "ablation", "encodings", "steps", "controls", "cost", "data")
+"""What a run was for: tuning on validation, the five seeds of a winner, a method without towers, and the studies around them. Rows of
+`data` are no runs: they hold how large a data set is."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from benchmarks.growth_world import cluster_tables, msac
-from benchmarks.methods.cell import PROTOCOL, Cell
+from benchmarks.methods.cell import Cell
+from benchmarks.methods.protocol import PROTOCOL
 from benchmarks.methods.space import Values
 from esans.bundle import Bundle
 from esans.cluster.config import ClusterConfig
@@ -162,8 +163,18 @@ CONTROLS: dict[str, Groups] = {
 """Groups without meaning in place of the semantic ones: as many encodings (15), as many terms (48), as many negatives as a batch has."""
 
 
+ALONE = ("dns", "mixgcf", "ahns", "simans", "fairneg", "mochi")
+"""Methods that their authors train alone and that may stand beside in-batch negatives in the comparison."""
+
+
 def controls(cell: Cell, seeds: int) -> None:
-    """What the semantic groups have to beat: groups of `CONTROLS` with the temperature that was tuned for `in_batch`."""
-    for name, groups in CONTROLS.items():
+    """Groups of `CONTROLS` with the temperature that was tuned for `in_batch`, or a winner of `ALONE` without in-batch negatives."""
+    values = cell.winner()
+    if cell.method == "in_batch":
+        changed = {name: {**values, "negatives": groups} for name, groups in CONTROLS.items()}
+    else:
+        alone = _without("in_batch")(values["negatives"])
+        changed = {"alone": {**values, "negatives": alone}} if alone != values["negatives"] else {}
+    for name, keys in changed.items():
         for seed in range(seeds):
-            cell.variant("controls", name, {**cell.winner(), "negatives": groups}, seed)
+            cell.variant("controls", name, keys, seed)

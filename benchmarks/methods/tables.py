@@ -1,18 +1,21 @@
-"""Tables of the studies beside the comparison: what each part of the method is worth, and what each method costs."""
+"""Tables beside the comparison: what each part of the method is worth, what it has to beat, what each method costs, longer training."""
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
-from benchmarks.growth_report import SUMMARY, growth_table, growth_words, most_run
 from benchmarks.methods.collect import DATASETS, METRICS, REFERENCES, Results
+from benchmarks.methods.protocol import PROTOCOL
 from benchmarks.methods.store import Row
 from benchmarks.methods.verdict import NOT_RUN, markdown
+
+REBUILT = "clusters: all"
+"""The variant with clusters of all modalities that the other ones made in memory are compared with."""
+_REBUILT_KINDS = tuple(f"clusters: {kind}" for name in ("text", "image", "behaviour") for kind in (name, f"without {name}"))
+_BESIDE_CONTROLS = ("uniform", "in_batch", "esans", "esans_plus")
 
 
 def ablation_table(results: Results) -> list[str]:
@@ -33,7 +36,9 @@ def ablation_table(results: Results) -> list[str]:
             runs = found.get((method, variant, dataset), [])
             full = results.phase("seed", method=method, dataset=dataset, variant="")
             if runs and full:
-                table.append([f"`{method}`: {variant}", dataset, str(len(runs)), *change_of(runs, full)])
+                base = found.get((method, REBUILT, dataset), []) if variant in _REBUILT_KINDS else []
+                mark = f" (against {REBUILT.removeprefix('clusters: ')})" if base else ""
+                table.append([f"`{method}`: {variant}{mark}", dataset, str(len(runs)), *change_of(runs, full, base)])
         lacking = [dataset for dataset in datasets if (method, variant, dataset) not in found]
         if lacking:
             absent.append(f"- `{method}`: {variant}{'' if lacking == datasets else ' on ' + ', '.join(lacking)}")
@@ -42,8 +47,11 @@ def ablation_table(results: Results) -> list[str]:
     head = ["variant", "data set", "seeds", "Recall@50, change", "Recall@200, change", "split"]
     return [
         *lines,
-        "Change of the mean recall against the full method of the same data set, in points of recall (0.01 = one user in a hundred); ±",
-        "is the standard error that the full method's seed noise gives such a difference; bold where the change is more than twice it.",
+        "Change of recall against the full method with the same seeds on the same data set, in points of recall (0.01 = one user in a",
+        "hundred); ± is what seed noise gives such a difference, as if a variant's luck were its own: sqrt(2 / seeds) times the standard",
+        "deviation of the full method's seeds. Bold where the change is more than twice it; of so many, a few are by chance. Clusters made",
+        "of vectors are clustered in memory, and compare with those of all modalities made likewise; vectors stay as all modalities have",
+        "aligned them, so that what is left out of the clusters is still in the alignment.",
         "",
         *markdown(head, table),
         "",
@@ -51,20 +59,67 @@ def ablation_table(results: Results) -> list[str]:
     ]
 
 
-def change_of(runs: Sequence[Row], full: Sequence[Row]) -> list[str]:
-    """Change of mean Recall@50 and @200 against the full method, bold beyond twice its standard error; the split: test if both have one."""
+def change_of(runs: Sequence[Row], full: Sequence[Row], base: Sequence[Row] = ()) -> list[str]:
+    """Change of Recall@50 and @200, bold beyond twice its noise, and the split: test if all have one.
+
+    Args:
+        runs: of the variant.
+        full: of the method itself, whose seeds tell the noise.
+        base: what the variant is compared with, seed by seed; empty: `full`.
+    """
+    same = {row["seed"]: row for row in base or full}
+    pairs = [(row, same[row["seed"]]) for row in runs if row["seed"] in same]
     split = "test" if all(row.get("test") for row in (*runs, *full)) else "validation"
+    if not pairs:
+        return [*["no seed in common" for _ in METRICS], split]
     cells = []
     for metric in METRICS:
-        ours, base = (np.array([row[split][metric] for row in rows], np.float64) for rows in (runs, full))
-        change = ours.mean() - base.mean()
-        if len(base) < 2:
+        change = float(np.mean([row[split][metric] - other[split][metric] for row, other in pairs]))
+        seeds = np.array([row[split][metric] for row in full], np.float64)
+        if len(seeds) < 2:
             cells.append(f"{change:+.4f} (one seed)")
             continue
-        noise = base.std(ddof=1) * np.sqrt(1 / len(ours) + 1 / len(base))
+        noise = seeds.std(ddof=1) * np.sqrt(2 / len(pairs))
         text = f"{change:+.4f} ± {noise:.4f}"
         cells.append(f"**{text}**" if abs(change) > 2 * noise else text)
     return [*cells, split]
+
+
+def controls_table(results: Results) -> list[str]:
+    """Groups without meaning in place of the semantic ones, beside in-batch alone and ours; nothing where none was run."""
+    table = [row for dataset in DATASETS for row in _controls_of(results, dataset)]
+    if not table:
+        return []
+    return [
+        "## Controls: groups without meaning, and methods alone",
+        "",
+        "The same batch and the temperature that was tuned for `in_batch`, not tuned again: as many encodings an example as the semantic",
+        "groups take (15), as many terms in the denominator (48), and as many uniform negatives as a batch has, shared. Below them the",
+        "winners of methods that validation put beside in-batch negatives, as their authors have them: alone. Same seeds.",
+        "",
+        *markdown(["groups", "data set", "seeds", "Recall@50", "Recall@200", "R@50 against in_batch"], table),
+        "",
+    ]
+
+
+def _controls_of(results: Results, dataset: str) -> list[list[str]]:
+    rows = results.phase("controls", dataset=dataset)
+    seeds = {row["seed"] for row in rows}
+    named: dict[str, list[Row]] = defaultdict(list)
+    for method in _BESIDE_CONTROLS:
+        named[f"`{method}`"] = [row for row in results.phase("seed", method=method, dataset=dataset, variant="") if row["seed"] in seeds]
+    for row in rows:
+        named[row["variant"] if row["method"] == "in_batch" else f"`{row['method']}`, {row['variant']}"].append(row)
+    base = {row["seed"]: row["test"][METRICS[0]] for row in named["`in_batch`"]}
+    table = []
+    for name, runs in named.items():
+        if not runs:
+            continue
+        cells = [f"{np.mean([row['test'][metric] for row in runs]):.4f}" for metric in METRICS]
+        changes = [row["test"][METRICS[0]] / base[row["seed"]] - 1 for row in runs if row["seed"] in base]
+        against = "–" if name == "`in_batch`" or not changes else f"{100 * np.mean(changes):+.1f} %"
+        table.append([name, dataset, str(len(runs)), *cells, against])
+    return table
 
 
 def _expected_variants() -> list[tuple[str, str]]:
@@ -90,12 +145,13 @@ def cost_table(results: Results) -> list[str]:
         "processor seconds of one thread, measured in turns with steps of `uniform` at its defaults, as a ratio to those, averaged over",
         "data sets.",
         "",
-        *markdown(["method", "encodings per example", "seconds per step, uniform = 1", "seconds of training, mean"], table),
+        *markdown(["method", "encodings per example", "seconds per step, uniform = 1", "seconds of training, median"], table),
         "",
     ]
 
 
-def _relative(results: Results, method: str) -> str:
+def relative_cost(results: Results, method: str) -> float:
+    """Seconds of a step as a ratio to those of `uniform`, averaged over data sets; NaN where none was measured."""
     ratios = []
     for dataset in DATASETS:
         paired = results.phase("cost", method=method, dataset=dataset)
@@ -108,11 +164,18 @@ def _relative(results: Results, method: str) -> str:
             )
         if np.isfinite(own) and base > 0:
             ratios.append(own / base)
-    return f"{np.mean(ratios):.2f}" if ratios else NOT_RUN
+    return float(np.mean(ratios)) if ratios else float("nan")
+
+
+def _relative(results: Results, method: str) -> str:
+    ratio = relative_cost(results, method)
+    return f"{ratio:.2f}" if np.isfinite(ratio) else NOT_RUN
 
 
 def _seconds(rows: Sequence[Row]) -> str:
-    seconds = _mean(rows, "train_seconds")
+    # The median: other work stalled single runs for minutes.
+    known = [float(row["train_seconds"]) for row in rows if row.get("train_seconds") is not None]
+    seconds = float(np.median(known)) if known else float("nan")
     return f"{seconds:.0f}" if np.isfinite(seconds) else NOT_RUN
 
 
@@ -121,26 +184,24 @@ def _mean(rows: Sequence[Row], name: str) -> float:
     return float(np.mean(known)) if known else float("nan")
 
 
-def _longer_table(results: Results) -> list[str]:
+def longer_table(results: Results) -> list[str]:
     """Recall with several times the epochs beside the same seed under the protocol, each against uniform's; nothing where none was run."""
     table = []
     for dataset in DATASETS:
-        runs = {row["method"]: row for row in results.phase("steps", dataset=dataset)}
-        short = {
-            name: row for name in runs for row in results.phase("seed", method=name, dataset=dataset, seed=runs[name]["seed"], variant="")
-        }
-        for method, row in runs.items():
-            if method not in short:
-                continue
-            cells = [f"{one['test'][METRICS[0]]:.4f}{_to_uniform(one, base)}" for one, base in ((short[method], short), (row, runs))]
-            best = [f"{one['best_epoch'] + 1} of {one['epochs']}" for one in (short[method], row)]
+        pairs = results.longer(dataset)
+        short, long = ({name: pair[place] for name, pair in pairs.items()} for place in (0, 1))
+        for method in pairs:
+            both = ((short[method], short), (long[method], long))
+            cells = [f"{row['test'][METRICS[0]]:.4f}{_to_uniform(row, base)}" for row, base in both]
+            best = [f"{row['best_epoch'] + 1} of {row['epochs']}" for row, _ in both]
             table.append([f"`{method}`", dataset, cells[0], best[0], cells[1], best[1]])
     if not table:
         return []
     head = ["method", "data set", "Recall@50, protocol", "best epoch", "Recall@50, longer", "best epoch"]
+    study = PROTOCOL["longer"]
     return [
-        "The winners with four times the epochs, stopped after six without a better validation recall; one seed, on the test split, beside",
-        "the same seed under the protocol. Brackets: against `uniform` with the same budget.",
+        f"The winners with {study['times']} times the epochs, stopped after {study['patience']} without a better validation recall; one",
+        "seed, on the test split, beside the same seed under the protocol. Brackets: against `uniform` with the same budget.",
         "",
         *markdown(head, table),
         "",
@@ -152,46 +213,3 @@ def _to_uniform(row: Row, others: Mapping[str, Row]) -> str:
     if base is None or row["method"] == "uniform":
         return ""
     return f" ({100 * (row['test'][METRICS[0]] / base['test'][METRICS[0]] - 1):+.1f} %)"
-
-
-def studies(results: Results, pictures: dict[str, str], growth: Sequence[Row]) -> list[str]:
-    """Recall against the number of negatives, steps and catalogue size."""
-    titles = {
-        "negatives": "Recall against encoded negatives per example",
-        "steps": "Recall against steps trained",
-        "growth": "Does the gain grow with the catalogue?",
-    }
-    lines = []
-    for name, title in titles.items():
-        lines += [f"## {title}", "", f"![{title}]({pictures[name]})" if name in pictures else f"{NOT_RUN.capitalize()}.", ""]
-        if name == "steps":
-            lines += [*_bands(results, pictures), *_longer_table(results)]
-    if growth:
-        lines += [
-            "`python -m benchmarks.catalogue_growth`, with `--steps` as the first column has it; its docstring says how the catalogues are",
-            "made. Words and picture are of the number of steps that most cells have. One seed; ± is the standard error over users,",
-            "for ratios that of the paired difference. Other work ran beside some rows: compare ms a step within a block.",
-            "",
-            *growth_words(most_run(growth)),
-            "",
-            *growth_table(growth),
-            "",
-        ]
-    return lines
-
-
-def _bands(results: Results, pictures: dict[str, str]) -> list[str]:
-    """What the bands of the curves are, where the curves are those of the seeds."""
-    if "steps" not in pictures or results.phase("steps"):
-        return []
-    return [
-        "Bands are one standard deviation over seeds, for a few methods. A seed that has stopped early is in no later point, so",
-        "the ends of the curves hold the seeds that still rose.",
-        "",
-    ]
-
-
-def growth_summary(folder: Path) -> list[Row]:
-    """Rows of the study on generated catalogues, where it has been made; they lie beside the runs."""
-    path = folder / SUMMARY.name
-    return list(json.loads(path.read_text())) if path.is_file() else []

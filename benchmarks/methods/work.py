@@ -19,13 +19,20 @@ def run(arguments: argparse.Namespace) -> None:
     # One thread a process; spawned ones read these before torch starts its own.
     os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     os.environ.pop("MLFLOW_TRACKING_URI", None)
-    from benchmarks.methods.data import DATASETS, bundles
+    from benchmarks.methods.data import DATASETS, bundles, sizes
+    from benchmarks.methods.protocol import PROTOCOL
+    from benchmarks.methods.store import Store
 
     arguments.deadline = time.time() + 60 * arguments.minutes
     arguments.work.mkdir(parents=True, exist_ok=True)
     cells = [tuple(cell.split("/")) for cell in arguments.only.split(",") if cell] or _all_cells(DATASETS)
+    store = Store(arguments.store)
     for dataset in dict.fromkeys(dataset for dataset, _ in cells):
-        bundles(dataset, arguments.data, arguments.work)
+        key = f"{PROTOCOL['version']}/data/{dataset}"
+        inputs = bundles(dataset, arguments.data, arguments.work)
+        if store.find(key) is None:
+            row = {"key": key, "protocol": PROTOCOL["version"], "phase": "data", "dataset": dataset, "method": ""}
+            store.append({**row, **sizes(inputs)})
     tasks = _tasks(arguments, cells)
     context = multiprocessing.get_context("spawn")
     with context.Pool(arguments.jobs, maxtasksperchild=None) as pool:
@@ -54,7 +61,7 @@ def _tasks(arguments: argparse.Namespace, cells: Sequence[tuple[str, ...]]) -> l
     if "longer" in steps:
         tasks += [("longer", dataset, method) for dataset in datasets for method in _longer()]
     if "controls" in steps:
-        tasks += [("controls", dataset) for dataset in datasets]
+        tasks += [("controls", dataset, method) for dataset in datasets for method in _controls()]
     return tasks
 
 
@@ -68,6 +75,12 @@ def _longer() -> tuple[str, ...]:
     from benchmarks.methods.studies import LONGER
 
     return LONGER
+
+
+def _controls() -> tuple[str, ...]:
+    from benchmarks.methods.studies import ALONE
+
+    return ("in_batch", *ALONE)
 
 
 _FILES: dict[str, Any] = {}
@@ -103,6 +116,6 @@ def _run_task(work: tuple[argparse.Namespace, tuple[str, ...]]) -> None:
     elif kind == "longer":
         studies.longer(cell(rest[0]), 1)
     elif kind == "controls":
-        studies.controls(cell("in_batch"), arguments.ablation_seeds)
+        studies.controls(cell(rest[0]), arguments.ablation_seeds)
     else:
         studies.encodings(cell("uniform"), cell("mixed"), cell("esans"), 1)

@@ -144,6 +144,10 @@ def test_rows_pool_seeds_pair_users_and_the_table_and_picture_hold_every_method(
     assert len(growth_figure(rows).axes) == 2
 
 
+def at_each_k(**numbers):
+    return {f"{name}@{k}": value for k in (50, 200) for name, value in numbers.items()}
+
+
 @pytest.mark.parametrize(
     ("last", "said"), [(1.5, "it grows with the catalogue"), (1.05, "no growth beyond noise"), (0.5, "it shrinks with the catalogue")]
 )
@@ -152,13 +156,22 @@ def test_words_tell_whether_the_ratio_moves_by_more_than_twice_its_error(last, s
     for items, ratio in ((100, 1.0), (1000, last)):
         for content in (0.0, 0.5):
             key = {"items": items, "content": content}
-            rows.append({**key, "method": "uniform"} | {f"recall@{k}": 0.1 for k in (50, 200)})
-            numbers = {
-                name: value for k in (50, 200) for name, value in ((f"ratio@{k}", ratio), (f"ratio_se@{k}", 0.1), (f"recall@{k}", 0.2))
-            }
-            rows.append({**key, "method": "esans"} | numbers)
+            rows.append({**key, "method": "uniform"} | at_each_k(recall=0.1))
+            rows.append({**key, "method": "in_batch"} | at_each_k(recall=0.2, se=0.005))
+            rows.append({**key, "method": "esans"} | at_each_k(ratio=ratio, ratio_se=0.1, recall=0.2))
     lines = growth_words(rows)
     assert lines[0].startswith(
         "- Recall@50 of `esans` to in_batch (to uniform), mean over content shares: 100 items 1.000 ± 0.100 (2.00), 1,000 items"
     )
     assert all(line.endswith(f"; {said}.") for line in lines)
+
+
+def test_a_size_with_few_hits_is_named_and_not_asked_whether_the_ratio_grows():
+    rows = []
+    for items, recall, error in ((100, 0.2, 0.005), (1000, 0.005, 0.001)):
+        key = {"items": items, "content": 0.0}
+        rows.append({**key, "method": "in_batch"} | at_each_k(recall=recall, se=error))
+        rows.append({**key, "method": "esans"} | at_each_k(ratio=1.5, ratio_se=0.1, recall=1.5 * recall))
+    line = growth_words(rows)[0]
+    assert "1,000 items 1.500 ± 0.100 (nan, too few hits to tell)" in line
+    assert line.endswith("; too few sizes with enough hits to say whether it grows.")

@@ -17,7 +17,7 @@ from benchmarks.methods.report import figures, record, write
 from benchmarks.methods.rivals import rivals, semantic_share
 from benchmarks.methods.statistics import Sample, difference, holm, ratio, resample, standard_error
 from benchmarks.methods.store import WITHIN_WALL, Row, Store
-from benchmarks.methods.tables import studies
+from benchmarks.methods.study_pages import studies
 
 USERS, SEEDS = 400, 3
 EFFECTS = {"uniform": 1.0, "in_batch": 1.06, "dns": 0.85, "esans": 1.2, "esans_plus": 1.32, "full_softmax": 1.15, "itemknn": 1.1}

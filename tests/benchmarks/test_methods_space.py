@@ -8,8 +8,8 @@ import optuna
 import pytest
 import torch
 
-from benchmarks.methods.cell import PROTOCOL
 from benchmarks.methods.collect import DATASETS, NO_CATEGORY, SAMPLERS
+from benchmarks.methods.protocol import PROTOCOL
 from benchmarks.methods.space import ENCODINGS, Defaults, Trial, Values, esans, methods
 from benchmarks.methods.studies import ABLATIONS, CLUSTERS
 from esans.config import build, merge
