@@ -71,12 +71,20 @@ def run_guarded(work: str, spec_json: str, scratch_uri: str, submission: int = 0
         run_work(work, spec_json)
     except EsansError as error:
         # It names what, where and the cure: a traceback would bury that.
-        failures.record(scratch_uri, _rank(), error, last_step())
         print(f"error: rank {_rank()}: {error}", file=sys.stderr, flush=True)
+        _keep(scratch_uri, error)
         sys.exit(1)
     except Exception as error:
-        failures.record(scratch_uri, _rank(), error, last_step())
+        _keep(scratch_uri, error)
         raise
+
+
+def _keep(scratch_uri: str, error: Exception) -> None:
+    try:
+        failures.record(scratch_uri, _rank(), error, last_step())
+    except OSError as why:
+        # A disk that is full of checkpoints, say: the error itself must be seen all the same.
+        print(f"  rank {_rank()}: its error could not be kept for the next start: {why}", file=sys.stderr, flush=True)
 
 
 def supervise(command: Sequence[str], environment: Mapping[str, str], signs: Path, hang_seconds: float) -> tuple[int, str | None]:

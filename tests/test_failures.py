@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from esans import failures
+from esans import elastic, failures
 from esans.errors import BundleError, ConfigError, EsansError
 
 LOST = RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:21475")
@@ -58,3 +58,18 @@ def test_an_error_of_others_is_final_the_second_time_but_for_that_of_a_lost_rank
     bug = ValueError("a shape is wrong")
     assert finals(tmp_path, (bug, 7), (bug, 7)) == [False, True]
     assert finals(tmp_path / "lost", (LOST, 7), (LOST, 7)) == [False, False]
+
+
+def test_an_error_that_cannot_be_kept_is_told_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(work: str, spec_json: str) -> None:
+        raise caused(BundleError("a checkpoint could not be written"), OSError(errno.ENOSPC, "No space left on device"))
+
+    monkeypatch.setattr(elastic, "run_work", full)
+    (tmp_path / "scratch").write_text("a file where a folder must be")
+    with pytest.raises(SystemExit):
+        elastic.run_guarded("a:work", "{}", str(tmp_path / "scratch"))
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "error: rank 0: a checkpoint could not be written"
+    assert second.startswith("  rank 0: its error could not be kept for the next start: ")

@@ -33,6 +33,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint import CheckpointException
 from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader, FsspecWriter
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.metadata import Metadata
@@ -40,6 +41,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from esans.config import flatten
 from esans.errors import ConfigError, EsansError
+from esans.failures import caused_by_io
 from esans.train.state import empty_tensors, pack, unpack
 from esans.uri import is_local, join
 
@@ -114,8 +116,9 @@ class Checkpoints:
             return
         try:
             flying.result()
-        except Exception as error:
-            raise CheckpointError(f"{self.uri}: a checkpoint could not be written: {error}") from error
+        except (Exception, CheckpointException) as error:
+            first = _first(error)
+            raise CheckpointError(f"{self.uri}: a checkpoint could not be written: {first}") from first
 
     def close(self) -> None:
         """Wait for the thread, without raising."""
@@ -126,19 +129,21 @@ class Checkpoints:
 
         Raises:
             ConfigError: it is of another config; the message lists the differing keys.
-            CheckpointError: it was not written by this project, or by a version that this one can't read, or none is whole.
+            CheckpointError: it can't be read, was not written by this project or by a version that this one can't read, or none is whole.
         """
-        found: list[Any] = [None, None]
+        found: list[Any] = [None, None, None]
         if self.rank == 0:
             try:
                 found[0] = self._latest()
-            except EsansError as error:
+            except Exception as error:
                 # The other ranks wait for an answer, whatever it is.
-                found[1] = error
+                found[1] = error if isinstance(error, EsansError) else CheckpointError(f"{self.uri}: cannot be read: {error}")
+                # Pickling leaves out the cause, which tells all ranks whether another start is worth it.
+                found[2] = OSError(str(error)) if caused_by_io(error) else None
         if self.group is not None:
             dist.broadcast_object_list(found, src=0, group=self.group)
         if found[1] is not None:
-            raise found[1]
+            raise found[1] from found[2]
         return None if found[0] is None else self._read(found[0], self._mesh)
 
     def best(self) -> Any:
@@ -224,10 +229,14 @@ class Checkpoints:
 
     def _read(self, name: str, mesh: DeviceMesh | None) -> Any:
         """A checkpoint as the processes of `mesh` share it out; as a whole, where that is None."""
-        folder = f"{self.path}/{name}"
-        skeleton = json.loads(self.filesystem.cat_file(f"{folder}/{_STATE}"))
-        tensors = empty_tensors(skeleton, mesh)
-        dcp.load(tensors, storage_reader=_Reader(join(self.uri, name)), no_dist=True)
+        where = join(self.uri, name)
+        try:
+            skeleton = json.loads(self.filesystem.cat_file(f"{self.path}/{name}/{_STATE}"))
+            tensors = empty_tensors(skeleton, mesh)
+            dcp.load(tensors, storage_reader=_Reader(where), no_dist=True)
+        except (Exception, CheckpointException) as error:
+            first = _first(error)
+            raise CheckpointError(f"{where} cannot be read: {first}") from first
         return unpack(skeleton, tensors)
 
     def _write(self, name: str, tensors: dict[str, Tensor], skeleton: Any, step: int, best: bool) -> None:
@@ -290,6 +299,19 @@ class Checkpoints:
 
 def _digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _first(error: BaseException) -> Exception:
+    """What a rank met, out of the error that DCP packs those of all ranks in. That one is none of Exception's, so it must not get out.
+
+    Raises:
+        BaseException: it met one that is no error, such as Ctrl-C.
+    """
+    while isinstance(error, CheckpointException) and error.failures:
+        error, _ = next(iter(error.failures.values()))
+    if not isinstance(error, Exception | CheckpointException):
+        raise error
+    return error
 
 
 class _Reader(FsspecReader):

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import multiprocessing
 import pickle
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader, FsspecWriter
 
 from esans.errors import ConfigError
+from esans.failures import caused_by_io
 from esans.train.checkpoint import CheckpointError, Checkpoints, _MetadataUnpickler
 from esans.train.state import empty_tensors, pack, unpack
 
@@ -161,3 +167,69 @@ def test_an_error_of_the_writing_thread_is_raised_at_the_next_save(tmp_path: Pat
     kept.save(state_of(1), 1)
     with pytest.raises(CheckpointError, match="could not be written: division by zero"):
         kept.save(state_of(2), 2)
+
+
+def full_disk(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_a_full_disk_is_an_error_of_ours_that_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, background: bool) -> None:
+    kept = checkpoints(tmp_path, background=background)
+    monkeypatch.setattr(FsspecWriter, "write_data", full_disk)
+    with pytest.raises(CheckpointError, match=r"could not be written: \[Errno 28\] No space left on device$") as told:
+        kept.save(state_of(1), 1)
+        kept.wait()
+    assert caused_by_io(told.value)
+
+
+def test_a_checkpoint_that_the_store_does_not_give_is_an_error_of_ours_that_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = checkpoints(tmp_path, background=False)
+    kept.save(state_of(1), 1)
+    monkeypatch.setattr(FsspecReader, "read_data", full_disk)
+    with pytest.raises(CheckpointError, match=r"step-000000001 cannot be read: \[Errno 28\] No space left on device$") as told:
+        kept.load()
+    assert caused_by_io(told.value)
+
+
+def test_a_stop_while_a_checkpoint_is_read_stays_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = checkpoints(tmp_path, background=False)
+    kept.save(state_of(1), 1)
+
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FsspecReader, "read_data", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        kept.load()
+
+
+def load_on_two_ranks(rank: int, folder: str, told: Any) -> None:
+    """What a rank is told when the store fails rank 0 while it looks for checkpoints."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    kept = checkpoints(Path(folder), group=dist.new_group(backend="gloo", timeout=timedelta(seconds=30)))
+    if rank == 0:
+        kept.names = full_disk  # type: ignore[method-assign, assignment]
+    try:
+        kept.load()
+    except CheckpointError as error:
+        told.put((str(error), caused_by_io(error)))
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_all_ranks_are_told_what_the_first_met_in_the_store(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    told = context.Queue()
+    ranks = [context.Process(target=load_on_two_ranks, args=(rank, str(tmp_path), told)) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(60)
+        process.kill()
+    (first, second) = (told.get(timeout=1) for _ in ranks)
+    assert first == second
+    assert first[0].endswith("checkpoints: cannot be read: [Errno 28] No space left on device")
+    assert first[1]
