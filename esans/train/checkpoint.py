@@ -60,6 +60,10 @@ class Damaged(CheckpointError):
     """A checkpoint is incomplete, or a file is not what its checksum says."""
 
 
+class Unfinished(Damaged):
+    """A folder never became a checkpoint: its writer was killed."""
+
+
 class Checkpoints:
     """The checkpoints of one run in one folder.
 
@@ -125,15 +129,20 @@ class Checkpoints:
         self._thread.shutdown(wait=True)
 
     def load(self) -> Any | None:
-        """The state of the latest checkpoint that is whole, on the host, or None where there is none; all ranks call it.
+        """The state of the latest checkpoint that is whole, on the host, or None where none was ever finished; all ranks call it.
+
+        Folders that were never finished are removed, and with them the checkpoints after the one that is loaded.
 
         Raises:
             ConfigError: it is of another config; the message lists the differing keys.
-            CheckpointError: it can't be read, was not written by this project or by a version that this one can't read, or none is whole.
+            CheckpointError: it can't be read, was not written by this project or by a version that this one can't read, or none
+                is whole of those that were finished once.
         """
         found: list[Any] = [None, None, None]
         if self.rank == 0:
             try:
+                # What is removed must not be what is being written.
+                self.wait()
                 found[0] = self._latest()
             except Exception as error:
                 # The other ranks wait for an answer, whatever it is.
@@ -152,7 +161,7 @@ class Checkpoints:
         Raises:
             CheckpointError: there is none, or it is damaged.
         """
-        names = [name for name in self.names() if self._is_best(name)]
+        names = [name for name in self.names() if (self._manifest(name) or {}).get("best")]
         if not names:
             raise CheckpointError(f"{self.uri}: the checkpoint of the best epoch is gone. Remove the folder and train again.")
         self.verify(names[-1])
@@ -178,7 +187,7 @@ class Checkpoints:
         try:
             manifest = json.loads(self.filesystem.cat_file(f"{self.path}/{name}/{_MANIFEST}"))
         except FileNotFoundError:
-            raise Damaged(f"{where} has no {_MANIFEST}: it was never finished") from None
+            raise Unfinished(f"{where} has no {_MANIFEST}: it was never finished") from None
         except ValueError:
             raise Damaged(f"{where}/{_MANIFEST} is not JSON") from None
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
@@ -216,16 +225,26 @@ class Checkpoints:
 
     def _latest(self) -> str | None:
         self._sweep()
-        names = self.names()
-        for name in reversed(names):
+        names, unusable, latest = self.names(), dict[str, Damaged](), None
+        while names and latest is None:
+            name = names.pop()
             try:
                 self.verify(name)
-                return name
+                latest = name
             except Damaged as damage:
-                self.say(f"  {damage}; the checkpoint before it is taken")
-        if names:
-            self.say(f"  {self.uri}: none of {len(names)} checkpoints is whole; training starts anew")
-        return None
+                unusable[name] = damage
+        damaged = [damage for damage in unusable.values() if not isinstance(damage, Unfinished)]
+        if latest is None and damaged:
+            # Starting anew would throw away all that was trained, because of files that may be had back.
+            raise CheckpointError(
+                f"{damaged[0]}, and no other checkpoint is whole. Bring its files back, or remove {self.uri} to start anew."
+            )
+        for why in unusable.values():
+            self.say(f"  {why}; {'training starts anew' if latest is None else 'the checkpoint before it is taken'}")
+        # By their numbers they would count as the latest, and those that training goes on to write as old.
+        for name in [*unusable, *(name for name in names if self._manifest(name) is None)]:
+            self._remove(name)
+        return latest
 
     def _read(self, name: str, mesh: DeviceMesh | None) -> Any:
         """A checkpoint as the processes of `mesh` share it out; as a whole, where that is None."""
@@ -260,19 +279,23 @@ class Checkpoints:
         if part != name:
             self._remove(name)
             self.filesystem.mv(folder, f"{self.path}/{name}", recursive=True)
-        self._retain()
+        self._retain(name)
 
-    def _retain(self) -> None:
-        names = self.names()
-        bests = [name for name in names if self._is_best(name)]
-        for name in set(names) - {*names[-self.keep :], *bests[-1:]}:
+    def _retain(self, written: str) -> None:
+        """Remove all but the checkpoint just written, the latest `keep`, and the latest that was the best."""
+        manifests = {name: self._manifest(name) for name in self.names()}
+        whole = [name for name, manifest in manifests.items() if manifest is not None]
+        bests = [name for name in whole if (manifests[name] or {}).get("best")]
+        for name in manifests.keys() - {written, *whole[-self.keep :], *bests[-1:]}:
             self._remove(name)
 
-    def _is_best(self, name: str) -> bool:
+    def _manifest(self, name: str) -> dict[str, Any] | None:
+        """What a manifest says, without proof; None where there is none that can be read as one."""
         try:
-            return bool(json.loads(self.filesystem.cat_file(f"{self.path}/{name}/{_MANIFEST}"))["best"])
-        except (OSError, ValueError, KeyError):
-            return False
+            manifest = json.loads(self.filesystem.cat_file(f"{self.path}/{name}/{_MANIFEST}"))
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            return None
+        return manifest if isinstance(manifest, dict) else None
 
     def _sweep(self) -> None:
         """Remove what a killed writer left."""
@@ -301,7 +324,7 @@ def _digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def _first(error: BaseException) -> Exception:
+def _first(error: BaseException) -> BaseException:
     """What a rank met, out of the error that DCP packs those of all ranks in. That one is none of Exception's, so it must not get out.
 
     Raises:
