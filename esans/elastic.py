@@ -28,7 +28,7 @@ import psutil
 
 from esans import failures
 from esans.errors import EsansError
-from esans.heartbeat import FOLDER, Silence, last_step
+from esans.heartbeat import FOLDER, Silence, last_step, work_over
 
 # Starts before this one, of the same work in the same job.
 RESTARTS = "ESANS_RESTARTS"
@@ -69,6 +69,7 @@ def run_guarded(work: str, spec_json: str, scratch_uri: str, submission: int = 0
         sys.exit(1)
     try:
         run_work(work, spec_json)
+        work_over()
     except EsansError as error:
         # It names what, where and the cure: a traceback would bury that.
         print(f"error: rank {_rank()}: {error}", file=sys.stderr, flush=True)
