@@ -18,9 +18,7 @@ which is a pickle, by an unpickler that knows only the classes DCP puts there.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import pickle
 import posixpath
 import warnings
 from collections.abc import Callable, Mapping
@@ -29,19 +27,18 @@ from functools import cached_property
 from typing import Any
 
 import fsspec
-import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint import CheckpointException
-from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader, FsspecWriter
+from torch.distributed.checkpoint._fsspec_filesystem import FsspecWriter
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
-from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.device_mesh import DeviceMesh
 
 from esans.config import flatten
 from esans.errors import ConfigError, EsansError
 from esans.failures import caused_by_io
+from esans.train.dcp import CheckpointError, Damaged, Reader, Unfinished, first_of
 from esans.train.state import empty_tensors, pack, unpack
 from esans.uri import is_local, join
 
@@ -50,18 +47,6 @@ _MANIFEST, _STATE = "manifest.json", "state.json"
 
 # One process has no group, and DCP would say so at every save.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
-
-
-class CheckpointError(EsansError):
-    """A checkpoint is not what this project writes, or could not be written or read."""
-
-
-class Damaged(CheckpointError):
-    """A checkpoint is incomplete, or a file is not what its checksum says."""
-
-
-class Unfinished(Damaged):
-    """A folder never became a checkpoint: its writer was killed."""
 
 
 class Checkpoints:
@@ -121,7 +106,7 @@ class Checkpoints:
         try:
             flying.result()
         except (Exception, CheckpointException) as error:
-            first = _first(error)
+            first = first_of(error)
             raise CheckpointError(f"{self.uri}: a checkpoint could not be written: {first}") from first
 
     def close(self) -> None:
@@ -252,9 +237,9 @@ class Checkpoints:
         try:
             skeleton = json.loads(self.filesystem.cat_file(f"{self.path}/{name}/{_STATE}"))
             tensors = empty_tensors(skeleton, mesh)
-            dcp.load(tensors, storage_reader=_Reader(where), no_dist=True)
+            dcp.load(tensors, storage_reader=Reader(where), no_dist=True)
         except (Exception, CheckpointException) as error:
-            first = _first(error)
+            first = first_of(error)
             raise CheckpointError(f"{where} cannot be read: {first}") from first
         return unpack(skeleton, tensors)
 
@@ -322,42 +307,3 @@ class Checkpoints:
 
 def _digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def _first(error: BaseException) -> BaseException:
-    """What a rank met, out of the error that DCP packs those of all ranks in. That one is none of Exception's, so it must not get out.
-
-    Raises:
-        BaseException: it met one that is no error, such as Ctrl-C.
-    """
-    while isinstance(error, CheckpointException) and error.failures:
-        error, _ = next(iter(error.failures.values()))
-    if not isinstance(error, Exception | CheckpointException):
-        raise error
-    return error
-
-
-class _Reader(FsspecReader):
-    """Reads DCP's metadata without giving its pickle a free hand."""
-
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        with self.fs.create_stream(self._get_metadata_path(), "rb") as stream:
-            metadata: Metadata = _MetadataUnpickler(io.BytesIO(stream.read())).load()
-        if metadata.storage_meta is not None:
-            metadata.storage_meta.load_id = self.load_id
-        return metadata
-
-
-class _MetadataUnpickler(pickle.Unpickler):
-    """Knows DCP's dataclasses, sizes and tensor types; anything else is refused."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module == "torch.distributed.checkpoint.metadata" or (module, name) in (
-            ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
-            ("torch.serialization", "_get_layout"),
-            ("torch", "Size"),
-        ):
-            return super().find_class(module, name)
-        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
-            return getattr(torch, name)
-        raise CheckpointError(f"the metadata of a checkpoint names {module}.{name}, which this project never writes")

@@ -20,7 +20,8 @@ from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader, Fsspec
 
 from esans.errors import ConfigError
 from esans.failures import caused_by_io
-from esans.train.checkpoint import CheckpointError, Checkpoints, _MetadataUnpickler
+from esans.train.checkpoint import Checkpoints
+from esans.train.dcp import CheckpointError, MetadataUnpickler
 from esans.train.state import empty_tensors, pack, unpack
 
 CONFIG = {"seed": 0, "train": {"batch_size": 32, "negatives": [{"sampler": "easy"}]}}
@@ -140,7 +141,7 @@ def test_metadata_that_names_a_foreign_function_is_not_unpickled(tmp_path: Path)
             return Path.touch, (tmp_path / "touched",)
 
     with pytest.raises(CheckpointError, match="which this project never writes"):
-        _MetadataUnpickler(io.BytesIO(pickle.dumps(Evil()))).load()
+        MetadataUnpickler(io.BytesIO(pickle.dumps(Evil()))).load()
     assert not (tmp_path / "touched").exists()
 
 
