@@ -28,7 +28,7 @@ import psutil
 
 from esans import failures
 from esans.errors import EsansError
-from esans.heartbeat import FOLDER, Silence, last_step
+from esans.heartbeat import FOLDER, Silence, last_step, work_over
 
 # Starts before this one, of the same work in the same job.
 RESTARTS = "ESANS_RESTARTS"
@@ -69,14 +69,23 @@ def run_guarded(work: str, spec_json: str, scratch_uri: str, submission: int = 0
         sys.exit(1)
     try:
         run_work(work, spec_json)
+        work_over()
     except EsansError as error:
         # It names what, where and the cure: a traceback would bury that.
-        failures.record(scratch_uri, _rank(), error, last_step())
         print(f"error: rank {_rank()}: {error}", file=sys.stderr, flush=True)
+        _keep(scratch_uri, error)
         sys.exit(1)
     except Exception as error:
-        failures.record(scratch_uri, _rank(), error, last_step())
+        _keep(scratch_uri, error)
         raise
+
+
+def _keep(scratch_uri: str, error: Exception) -> None:
+    try:
+        failures.record(scratch_uri, _rank(), error, last_step())
+    except OSError as why:
+        # A disk that is full of checkpoints, say: the error itself must be seen all the same.
+        print(f"  rank {_rank()}: its error could not be kept for the next start: {why}", file=sys.stderr, flush=True)
 
 
 def supervise(command: Sequence[str], environment: Mapping[str, str], signs: Path, hang_seconds: float) -> tuple[int, str | None]:

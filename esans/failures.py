@@ -6,6 +6,7 @@ A kill, a lost host and a hang are worth another start; an error that the same s
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import fsspec
@@ -15,6 +16,8 @@ from esans.redaction import redact
 from esans.uri import join, write_text
 
 _FOLDER, _HANG = "failures", "hang"
+# What a store says of names and rights is the same at the next start; its other errors may be of the moment.
+_LASTING = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 
 @dataclass(frozen=True)
@@ -34,13 +37,14 @@ class Failure:
 def record(scratch_uri: str, rank: int, error: BaseException, step: int) -> Failure:
     """Keep the error that ended a rank.
 
-    Final are the errors of this project, which name their cure, and any other that comes twice in a row at the same step in the same
-    words. What a rank says because another one was lost is never final.
+    Final are the errors of this project, which name their cure, unless a store that did not answer caused them; and any other that comes
+    twice in a row at the same step in the same words. What a rank says because another one was lost is never final.
     """
     kind, message = type(error).__name__, redact(str(error))
     before = next((failure for failure in read(scratch_uri) if failure.rank == rank), None)
     again = before is not None and (before.kind, before.message, before.step) == (kind, message, step)
-    found = Failure(rank, kind, message, step, isinstance(error, EsansError) or (again and not _of_lost_peer(error)))
+    named = isinstance(error, EsansError) and not caused_by_io(error)
+    found = Failure(rank, kind, message, step, (named or again) and not any(_of_lost_peer(cause) for cause in _foreign(error)))
     _write(scratch_uri, str(rank), found)
     return found
 
@@ -83,8 +87,25 @@ def _write(scratch_uri: str, name: str, failure: Failure) -> None:
     write_text(join(scratch_uri, _FOLDER, f"{name}.json"), json.dumps(asdict(failure)))
 
 
+def caused_by_io(error: BaseException) -> bool:
+    """Whether an error of a store that may be of the moment stands behind it, as far as `raise ... from` tells."""
+    return any(isinstance(cause, OSError) and not isinstance(cause, _LASTING) for cause in _foreign(error))
+
+
+def _foreign(error: BaseException) -> Iterator[BaseException]:
+    """The error and its causes, without those of this project: their words are about anything, connections included."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if not isinstance(cause, EsansError):
+            yield cause
+        cause = cause.__cause__
+
+
 def _of_lost_peer(error: BaseException) -> bool:
     import torch.distributed as dist
 
+    if isinstance(error, _LASTING):
+        # The name of a file may hold any of the words.
+        return False
     words = str(error).lower()
     return isinstance(error, dist.DistError | ConnectionError) or any(word in words for word in ("gloo", "nccl", "connection", "socket"))

@@ -21,7 +21,7 @@ from typing import NamedTuple, TypeVar
 
 import psutil
 
-from esans.signs import Board, FolderBoard, Sign, StoreBoard, diagnose
+from esans.signs import Board, FolderBoard, Sign, StoreBoard, diagnose, endless
 
 T = TypeVar("T")
 # "Try again later" among the exit codes of sysexits.h: a hang is retried as a kill is.
@@ -124,10 +124,10 @@ class Heartbeat:
                 self.end(HANG_EXIT)
                 return
 
-    def _leave_sign(self, left: bool = False) -> None:
+    def _leave_sign(self, left: bool = False, over: bool = False) -> None:
         beat, self._number = self._beat, self._number + 1
         if self.board is not None:
-            sign = Sign(self.rank, os.getpid(), self._number, beat.place, beat.step, beat.waits, round(self._idle, 3), left)
+            sign = Sign(self.rank, os.getpid(), self._number, beat.place, beat.step, beat.waits, round(self._idle, 3), left, over)
             self._ask(lambda board: board.put(sign))
 
     def _verdict(self, elapsed: float) -> str | None:
@@ -190,6 +190,12 @@ def last_step() -> int:
     return 0 if _watched is None else _watched.where.step
 
 
+def work_over() -> None:
+    """This process has nothing left to do but to wait until its agent lets it end; for a launcher on this host."""
+    if _watched is not None and FOLDER in os.environ:
+        _watched._leave_sign(left=True, over=True)
+
+
 def _to_stderr(verdict: str) -> None:
     print(f"hang: {verdict}", file=sys.__stderr__, flush=True)
 
@@ -199,31 +205,48 @@ class Silence:
 
     Args:
         folder: of the signs; each start has one of its own inside.
-        hang_seconds: how long all workers of a start may be silent.
+        hang_seconds: how long all workers of a start may be silent, or live on once all have left the work.
+        say: takes the verdict where it is found here.
     """
 
-    def __init__(self, folder: Path, hang_seconds: float) -> None:
-        self.folder, self.limit = folder, hang_seconds * _SHARE
+    def __init__(self, folder: Path, hang_seconds: float, say: Callable[[str], None] | None = None) -> None:
+        self.folder, self.limit, self.say = folder, hang_seconds * _SHARE, say or _to_stderr
         self._start, self._last = -1, time.monotonic()
         self._heard: dict[int, tuple[int, float]] = {}
+        self._lingered = 0.0
 
     def verdict(self) -> str | None:
-        """What was declared on the latest start: by its ranks, or here where none of them gives a sign any more."""
+        """What was declared on the latest start: by its ranks, or here where none of them gives a sign any more or ends its process."""
         board = self._board()
         if board is None:
             return None
         now = time.monotonic()
         # As in the ranks: a host that was suspended as a whole has not waited.
         elapsed, self._last = min(now - self._last, 2 * _LONGEST_TURN), now
-        signs = [sign for sign in board.signs() if not sign.left]
+        everyone = board.signs()
+        signs = [sign for sign in everyone if not sign.left]
         for sign in signs:
             number, seconds = self._heard.get(sign.rank, (0, 0.0))
             self._heard[sign.rank] = (sign.number, seconds + elapsed if sign.number == number else 0.0)
         silent = {sign.rank: self._heard[sign.rank][1] for sign in signs}
-        alive = [sign for sign in signs if psutil.pid_exists(sign.pid)]
+        alive = [sign for sign in signs if _lives(sign.pid)]
         if alive and min(silent.values()) >= self.limit:
-            return board.declare(diagnose(signs, silent, len(signs)))
+            return self._declare(board, diagnose(signs, silent, len(signs)))
+        # Who has left may have to wait for those at work, to close the group with them; these are looked after above.
+        lingering = [sign for sign in everyone if sign.left and _lives(sign.pid)] if not alive else []
+        self._lingered = self._lingered + elapsed if lingering else 0.0
+        if lingering and self._lingered >= self.limit:
+            # The agent holds those back that have come to it until all have.
+            return self._declare(board, endless([sign for sign in lingering if not sign.over] or lingering, self._lingered))
         return board.verdict()
+
+    def _declare(self, board: FolderBoard, mine: str) -> str:
+        declared = board.verdict()
+        if declared is None:
+            declared = board.declare(mine)
+            if declared == mine:
+                self.say(mine)
+        return declared
 
     def kill(self, agent: int) -> None:
         """End the workers of the latest start that are still there, outright."""
@@ -238,5 +261,12 @@ class Silence:
     def _board(self) -> FolderBoard | None:
         start = max((int(path.name) for path in self.folder.iterdir()), default=-1)
         if start != self._start:
-            self._start, self._heard = start, {}
+            self._start, self._heard, self._lingered = start, {}, 0.0
         return FolderBoard(self.folder / str(start)) if start >= 0 else None
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

@@ -32,6 +32,8 @@ class Sign:
     """Since when."""
     left: bool = False
     """Whether it has left the work."""
+    over: bool = False
+    """Whether it has gone back to its agent, which lets processes end once all of them have."""
 
     def where(self) -> str:
         """The place in words."""
@@ -147,6 +149,16 @@ def diagnose(signs: Sequence[Sign], silent: Mapping[int, float], world_size: int
         else "the network between the ranks or a device does not answer"
     )
     return f"{why}: {said}"
+
+
+def endless(signs: Sequence[Sign], seconds: float) -> str:
+    """Who has left the work without ending its process, for so many seconds in which nobody was at work; one sentence.
+
+    Args:
+        signs: the last of every such rank.
+        seconds: since when.
+    """
+    return " and ".join(f"rank {sign.rank} has left the work after step {sign.step} and does not end for {seconds:.0f} s" for sign in signs)
 
 
 def _places(waiting: Sequence[Sign]) -> list[tuple[str, str, float]]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
-from esans.heartbeat import HANG_EXIT, Heartbeat
+from esans.heartbeat import HANG_EXIT, Heartbeat, Silence
 from esans.signs import FolderBoard, Sign, diagnose
 
 
@@ -75,3 +79,53 @@ def test_waiting_for_a_rank_that_gets_on_is_no_hang(tmp_path):
             ranks[1].heartbeat.at("validation: ranking", 5)
             time.sleep(0.01)
     assert not any(rank.ended.is_set() or rank.told for rank in ranks)
+
+
+def left(rank: int, pid: int, over: bool = False) -> Sign:
+    return replace(sign(rank, "writing of the model", 26, False, left=True), pid=pid, over=over)
+
+
+def verdict_within(silence: Silence, seconds: float, board: FolderBoard, *at_work: Sign) -> str | None:
+    """What a launcher finds in this time, while some ranks go on to give signs."""
+    stop, number = time.monotonic() + seconds, 1
+    while time.monotonic() < stop and (found := silence.verdict()) is None:
+        number += 1
+        for one in at_work:
+            board.put(replace(one, number=number))
+        time.sleep(0.01)
+    return found
+
+
+def test_a_rank_that_has_left_the_work_and_does_not_end_is_named_once_nobody_is_at_work(tmp_path):
+    board, told = FolderBoard(tmp_path / "0"), list[str]()
+    silence = Silence(tmp_path, 0.4, told.append)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    board.put(left(0, ended.pid))
+    board.put(left(1, os.getpid()))
+    board.put(left(3, os.getpid(), over=True))
+    at_work = replace(sign(2, "writing of the model", 26, False), pid=os.getpid())
+    assert verdict_within(silence, 1.0, board, at_work) is None, "it may have to wait for the others to close the group"
+    board.put(left(2, ended.pid))
+    verdict = verdict_within(silence, 30, board)
+    assert verdict is not None
+    assert verdict.startswith("rank 1 has left the work after step 26 and does not end for ")
+    assert silence.verdict() == verdict
+    assert told == [verdict]
+
+
+def test_ranks_that_have_left_and_ended_are_no_hang(tmp_path):
+    board = FolderBoard(tmp_path / "0")
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    board.put(left(0, ended.pid))
+    assert verdict_within(Silence(tmp_path, 0.2), 0.6, board) is None
+
+
+def test_a_rank_whose_process_waits_to_be_reaped_has_ended(tmp_path):
+    board = FolderBoard(tmp_path / "0")
+    zombie = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
+    board.put(left(0, zombie.pid))
+    assert verdict_within(Silence(tmp_path, 0.2), 0.6, board) is None
+    zombie.wait()

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted(path for folder in ("esans", "jobs", "benchmarks", "tools") for path in (ROOT / folder).rglob("*.py"))
 # The one unpickler, which knows DCP's classes only (tests/train/test_checkpoint.py gives it a foreign one).
-UNPICKLER = Path("esans/train/checkpoint.py")
+UNPICKLER = Path("esans/train/dcp.py")
 PICKLES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 UNSAFE = {"eval", "exec", "compile", "__import__"}
 
@@ -81,7 +81,7 @@ def test_the_one_unpickler_is_the_one_that_names_its_classes() -> None:
     tree = ast.parse((ROOT / UNPICKLER).read_text())
     uses = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute) and ast.unparse(node).startswith("pickle.")]
     assert uses == ["pickle.Unpickler"]
-    (unpickler,) = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == "_MetadataUnpickler"]
+    (unpickler,) = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == "MetadataUnpickler"]
     assert "find_class" in {node.name for node in unpickler.body if isinstance(node, ast.FunctionDef)}
 
 

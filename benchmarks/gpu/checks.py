@@ -120,10 +120,11 @@ def two_ranks(setting: Setting) -> Finding:
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         mp.spawn(_rank, (setting, folder), nprocs=2)  # type: ignore[no-untyped-call]
-        sums = [float((Path(folder) / f"{rank}").read_text()) for rank in range(2)]
+        sums = [(Path(folder) / f"{rank}").read_text() for rank in range(2)]
     if sums[0] != sums[1]:
-        raise AssertionError(f"the ranks' weights differ after a step: their sums are {sums[0]!r} and {sums[1]!r}")
-    return Finding(f"{'NCCL' if setting.device == 'cuda' else 'gloo (rehearsal)'}: all-reduce, all-gather, one step, equal weights")
+        raise AssertionError(f"the ranks' weights differ after a step: their sums are {sums[0]} and {sums[1]}")
+    how = "NCCL" if setting.device == "cuda" else "gloo (rehearsal)"
+    return Finding(f"{how}: all-reduce, all-gather, a step with dense and one with sparse tables, equal weights")
 
 
 def _rank(rank: int, setting: Setting, folder: str) -> None:
@@ -139,11 +140,15 @@ def _rank(rank: int, setting: Setting, folder: str) -> None:
     dist.all_gather(parts, torch.full((2,), float(rank), device=device))
     if not (total == 3).all() or [float(part[0]) for part in parts] != [0.0, 1.0]:
         raise AssertionError(f"rank {rank}: all-reduce gave {total.tolist()}, all-gather {[part.tolist() for part in parts]}")
-    world = MadeUp(setting.items, setting.batch, str(device), rank, 2)
-    trainer = world.trainer(config_of(METHODS["mixed"], 2 * setting.batch, launch={"processes": 2}))
-    # Each rank has its own examples: equal weights afterwards mean that gradients went across.
-    trainer.train_step(world.batches(1)[0], compare.EPOCH, 0, 2, False)
-    (Path(folder) / str(rank)).write_text(repr(sum(float(weight.detach().double().sum()) for weight in trainer.module.parameters())))
+    sums = []
+    for tables in ("adamw", "sparse_adam"):
+        world = MadeUp(setting.items, setting.batch, str(device), rank, 2)
+        trainer = world.trainer(config_of(METHODS["mixed"], 2 * setting.batch, launch={"processes": 2}, optimizer={"tables": tables}))
+        # Each rank has its own examples: equal weights afterwards mean that gradients went across.
+        trainer.train_step(world.batches(1)[0], compare.EPOCH, 0, 2, False)
+        sums.append(sum(float(weight.detach().double().sum()) for weight in trainer.module.parameters()))
+        trainer.gradients.close()
+    (Path(folder) / str(rank)).write_text(repr(sums))
     dist.destroy_process_group()
 
 

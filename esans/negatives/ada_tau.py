@@ -124,7 +124,8 @@ class AdaTau(Temperature):
         sums = _cosine_sums(context)
         if ranks() > 1:
             dist.all_reduce(sums)
-        self.gap_sums.add_(sums)
+        # One step that is not finite, which the guard skips, would spoil the whole window.
+        self.gap_sums.add_(torch.where(torch.isfinite(sums).all(), sums, 0.0))
 
     def _take_over(self) -> None:
         seen_U = self.loss_count_U > 0

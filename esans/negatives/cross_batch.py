@@ -69,9 +69,11 @@ class CrossBatch(Sampler):
             raise ConfigError(
                 f"train.negatives: {self.name}.capacity = {self.config.capacity} cannot hold one batch ({len(batch)} examples a process)."
             )
-        # Padding, and items without a share to correct by, take a place that stays empty.
-        counts_B = (batch.weight > 0) & torch.isfinite(self.log_probability_N[batch.target])
+        # Padding, items without a share to correct by, and vectors of a step that the guard skips take a place that stays empty.
+        finite_B = torch.isfinite(context.positive_vector).all(1)
+        counts_B = (batch.weight > 0) & torch.isfinite(self.log_probability_N[batch.target]) & finite_B
+        new_BD = torch.where(finite_B[:, None], context.positive_vector, 0.0).to(self.vectors_MD.dtype)
         new_B = torch.where(counts_B, batch.target, -1)
         # New tensors: the step's graph still holds the old vectors.
         self.ids_M = torch.cat([new_B, self.ids_M])[: self.config.capacity]
-        self.vectors_MD = torch.cat([context.positive_vector.to(self.vectors_MD.dtype), self.vectors_MD])[: self.config.capacity]
+        self.vectors_MD = torch.cat([new_BD, self.vectors_MD])[: self.config.capacity]

@@ -80,8 +80,11 @@ class Fairneg(Sampler):
         batch = context.batch
         positive_B = torch.nn.functional.softplus(-scaled(context.positive_score, context.temperature).float())
         group_B = self.group_N[batch.target]
+        # The guard skips the update of a step that is not finite; what is learned here must not remember it either.
+        weight_B = torch.where(torch.isfinite(positive_B), batch.weight, 0.0)
+        positive_B = torch.where(weight_B > 0, positive_B, 0.0)
         sums_2G = torch.zeros(2, len(self.size_G), device=group_B.device)
-        sums_2G.index_add_(1, group_B, torch.stack([positive_B * batch.weight, batch.weight]))
+        sums_2G.index_add_(1, group_B, torch.stack([positive_B * weight_B, weight_B]))
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(sums_2G)
         self.loss_G += sums_2G[0]

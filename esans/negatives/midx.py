@@ -77,14 +77,17 @@ class Midx(Sampler):
         """The same before the group enters, from the positives alone."""
         self._move(context.batch.target, context.positive_vector)
         if self.config.temperature is None:
-            self.temperature = context.temperature.detach().mean().to(self.temperature.dtype)
+            mean = context.temperature.detach().mean().to(self.temperature.dtype)
+            self.temperature = torch.where(torch.isfinite(mean), mean, self.temperature)
 
     @torch.no_grad()
     def _move(self, ids_n: Tensor, vectors_nD: Tensor) -> None:
         """A plain mean up to `memory` vectors, then one that forgets the oldest."""
         primary_n = self.tables.item_primary_N[ids_n]
-        # Items without a cluster go to a spare last place.
-        place_n = torch.where(primary_n >= 0, primary_n, len(self.mass_P))
+        finite_n = torch.isfinite(vectors_nD).all(1)
+        vectors_nD = torch.where(finite_n[:, None], vectors_nD, 0.0)
+        # Items without a cluster go to a spare last place, and vectors of a step that the guard will skip.
+        place_n = torch.where((primary_n >= 0) & finite_n, primary_n, len(self.mass_P))
         primaries, dim = self.mean_PD.shape
         sum_PD = self.mean_PD.new_zeros(primaries + 1, dim).index_add_(0, place_n, vectors_nD.to(self.mean_PD.dtype))[:-1]
         met_P = self.mass_P.new_zeros(primaries + 1).index_add_(0, place_n, self.mass_P.new_ones(len(place_n)))[:-1]

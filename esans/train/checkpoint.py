@@ -18,9 +18,7 @@ which is a pickle, by an unpickler that knows only the classes DCP puts there.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import pickle
 import posixpath
 import warnings
 from collections.abc import Callable, Mapping
@@ -29,17 +27,18 @@ from functools import cached_property
 from typing import Any
 
 import fsspec
-import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader, FsspecWriter
+from torch.distributed.checkpoint import CheckpointException
+from torch.distributed.checkpoint._fsspec_filesystem import FsspecWriter
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
-from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.device_mesh import DeviceMesh
 
 from esans.config import flatten
 from esans.errors import ConfigError, EsansError
+from esans.failures import caused_by_io
+from esans.train.dcp import CheckpointError, Damaged, Reader, Unfinished, first_of
 from esans.train.state import empty_tensors, pack, unpack
 from esans.uri import is_local, join
 
@@ -48,14 +47,6 @@ _MANIFEST, _STATE = "manifest.json", "state.json"
 
 # One process has no group, and DCP would say so at every save.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
-
-
-class CheckpointError(EsansError):
-    """A checkpoint is not what this project writes, or could not be written or read."""
-
-
-class Damaged(CheckpointError):
-    """A checkpoint is incomplete, or a file is not what its checksum says."""
 
 
 class Checkpoints:
@@ -114,31 +105,39 @@ class Checkpoints:
             return
         try:
             flying.result()
-        except Exception as error:
-            raise CheckpointError(f"{self.uri}: a checkpoint could not be written: {error}") from error
+        except (Exception, CheckpointException) as error:
+            first = first_of(error)
+            raise CheckpointError(f"{self.uri}: a checkpoint could not be written: {first}") from first
 
     def close(self) -> None:
         """Wait for the thread, without raising."""
         self._thread.shutdown(wait=True)
 
     def load(self) -> Any | None:
-        """The state of the latest checkpoint that is whole, on the host, or None where there is none; all ranks call it.
+        """The state of the latest checkpoint that is whole, on the host, or None where none was ever finished; all ranks call it.
+
+        Folders that were never finished are removed, and with them the checkpoints after the one that is loaded.
 
         Raises:
             ConfigError: it is of another config; the message lists the differing keys.
-            CheckpointError: it was not written by this project, or by a version that this one can't read, or none is whole.
+            CheckpointError: it can't be read, was not written by this project or by a version that this one can't read, or none
+                is whole of those that were finished once.
         """
-        found: list[Any] = [None, None]
+        found: list[Any] = [None, None, None]
         if self.rank == 0:
             try:
+                # What is removed must not be what is being written.
+                self.wait()
                 found[0] = self._latest()
-            except EsansError as error:
+            except Exception as error:
                 # The other ranks wait for an answer, whatever it is.
-                found[1] = error
+                found[1] = error if isinstance(error, EsansError) else CheckpointError(f"{self.uri}: cannot be read: {error}")
+                # Pickling leaves out the cause, which tells all ranks whether another start is worth it.
+                found[2] = OSError(str(error)) if caused_by_io(error) else None
         if self.group is not None:
             dist.broadcast_object_list(found, src=0, group=self.group)
         if found[1] is not None:
-            raise found[1]
+            raise found[1] from found[2]
         return None if found[0] is None else self._read(found[0], self._mesh)
 
     def best(self) -> Any:
@@ -147,7 +146,7 @@ class Checkpoints:
         Raises:
             CheckpointError: there is none, or it is damaged.
         """
-        names = [name for name in self.names() if self._is_best(name)]
+        names = [name for name in self.names() if (self._manifest(name) or {}).get("best")]
         if not names:
             raise CheckpointError(f"{self.uri}: the checkpoint of the best epoch is gone. Remove the folder and train again.")
         self.verify(names[-1])
@@ -173,7 +172,7 @@ class Checkpoints:
         try:
             manifest = json.loads(self.filesystem.cat_file(f"{self.path}/{name}/{_MANIFEST}"))
         except FileNotFoundError:
-            raise Damaged(f"{where} has no {_MANIFEST}: it was never finished") from None
+            raise Unfinished(f"{where} has no {_MANIFEST}: it was never finished") from None
         except ValueError:
             raise Damaged(f"{where}/{_MANIFEST} is not JSON") from None
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
@@ -211,23 +210,37 @@ class Checkpoints:
 
     def _latest(self) -> str | None:
         self._sweep()
-        names = self.names()
-        for name in reversed(names):
+        names, unusable, latest = self.names(), dict[str, Damaged](), None
+        while names and latest is None:
+            name = names.pop()
             try:
                 self.verify(name)
-                return name
+                latest = name
             except Damaged as damage:
-                self.say(f"  {damage}; the checkpoint before it is taken")
-        if names:
-            self.say(f"  {self.uri}: none of {len(names)} checkpoints is whole; training starts anew")
-        return None
+                unusable[name] = damage
+        damaged = [damage for damage in unusable.values() if not isinstance(damage, Unfinished)]
+        if latest is None and damaged:
+            # Starting anew would throw away all that was trained, because of files that may be had back.
+            raise CheckpointError(
+                f"{damaged[0]}, and no other checkpoint is whole. Bring its files back, or remove {self.uri} to start anew."
+            )
+        for why in unusable.values():
+            self.say(f"  {why}; {'training starts anew' if latest is None else 'the checkpoint before it is taken'}")
+        # By their numbers they would count as the latest, and those that training goes on to write as old.
+        for name in [*unusable, *(name for name in names if self._manifest(name) is None)]:
+            self._remove(name)
+        return latest
 
     def _read(self, name: str, mesh: DeviceMesh | None) -> Any:
         """A checkpoint as the processes of `mesh` share it out; as a whole, where that is None."""
-        folder = f"{self.path}/{name}"
-        skeleton = json.loads(self.filesystem.cat_file(f"{folder}/{_STATE}"))
-        tensors = empty_tensors(skeleton, mesh)
-        dcp.load(tensors, storage_reader=_Reader(join(self.uri, name)), no_dist=True)
+        where = join(self.uri, name)
+        try:
+            skeleton = json.loads(self.filesystem.cat_file(f"{self.path}/{name}/{_STATE}"))
+            tensors = empty_tensors(skeleton, mesh)
+            dcp.load(tensors, storage_reader=Reader(where), no_dist=True)
+        except (Exception, CheckpointException) as error:
+            first = first_of(error)
+            raise CheckpointError(f"{where} cannot be read: {first}") from first
         return unpack(skeleton, tensors)
 
     def _write(self, name: str, tensors: dict[str, Tensor], skeleton: Any, step: int, best: bool) -> None:
@@ -251,19 +264,23 @@ class Checkpoints:
         if part != name:
             self._remove(name)
             self.filesystem.mv(folder, f"{self.path}/{name}", recursive=True)
-        self._retain()
+        self._retain(name)
 
-    def _retain(self) -> None:
-        names = self.names()
-        bests = [name for name in names if self._is_best(name)]
-        for name in set(names) - {*names[-self.keep :], *bests[-1:]}:
+    def _retain(self, written: str) -> None:
+        """Remove all but the checkpoint just written, the latest `keep`, and the latest that was the best."""
+        manifests = {name: self._manifest(name) for name in self.names()}
+        whole = [name for name, manifest in manifests.items() if manifest is not None]
+        bests = [name for name in whole if (manifests[name] or {}).get("best")]
+        for name in manifests.keys() - {written, *whole[-self.keep :], *bests[-1:]}:
             self._remove(name)
 
-    def _is_best(self, name: str) -> bool:
+    def _manifest(self, name: str) -> dict[str, Any] | None:
+        """What a manifest says, without proof; None where there is none that can be read as one."""
         try:
-            return bool(json.loads(self.filesystem.cat_file(f"{self.path}/{name}/{_MANIFEST}"))["best"])
-        except (OSError, ValueError, KeyError):
-            return False
+            manifest = json.loads(self.filesystem.cat_file(f"{self.path}/{name}/{_MANIFEST}"))
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            return None
+        return manifest if isinstance(manifest, dict) else None
 
     def _sweep(self) -> None:
         """Remove what a killed writer left."""
@@ -290,29 +307,3 @@ class Checkpoints:
 
 def _digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-class _Reader(FsspecReader):
-    """Reads DCP's metadata without giving its pickle a free hand."""
-
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        with self.fs.create_stream(self._get_metadata_path(), "rb") as stream:
-            metadata: Metadata = _MetadataUnpickler(io.BytesIO(stream.read())).load()
-        if metadata.storage_meta is not None:
-            metadata.storage_meta.load_id = self.load_id
-        return metadata
-
-
-class _MetadataUnpickler(pickle.Unpickler):
-    """Knows DCP's dataclasses, sizes and tensor types; anything else is refused."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module == "torch.distributed.checkpoint.metadata" or (module, name) in (
-            ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
-            ("torch.serialization", "_get_layout"),
-            ("torch", "Size"),
-        ):
-            return super().find_class(module, name)
-        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
-            return getattr(torch, name)
-        raise CheckpointError(f"the metadata of a checkpoint names {module}.{name}, which this project never writes")

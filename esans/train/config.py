@@ -154,8 +154,6 @@ class TrainConfig:
                 f"accumulate = {self.accumulate} does not divide the {self.batch_size // self.launch.processes} examples that each "
                 "process takes of a batch; micro-batches are equal parts"
             )
-        if (conflict := self.conflict(self.launch.device, self.launch.processes)) is not None:
-            raise ValueError(conflict)
         if self.compile and self.optimizer.sparse:
             raise ValueError(
                 f"compile = true, but optimizer.tables = '{self.optimizer.tables}' needs sparse gradients, which torch.compile can't make; "
@@ -169,15 +167,6 @@ class TrainConfig:
             self._check_sharded()
         if not self.negatives:
             raise ValueError("negatives is empty: name at least one group, such as [{sampler: uniform}]")
-
-    def conflict(self, device: str, processes: int) -> str | None:
-        """Why a setting can't be had on that type of device, or None; with `launch.device: auto` only a worker knows the type."""
-        if self.optimizer.sparse and device == "cuda" and processes > 1:
-            return (
-                f"optimizer.tables = '{self.optimizer.tables}' in {processes} processes needs an all-reduce of sparse gradients, which "
-                "NCCL does not have; take adamw, one process, or launch.device = 'cpu'"
-            )
-        return None
 
     def _check_sharded(self) -> None:
         """Raise ValueError for what sharded tables can't honour."""

@@ -40,7 +40,8 @@ class Watch:
         self._finite = torch.zeros((), device=device)
         self._epoch_finite = torch.zeros((), device=device)
         self._seen: dict[str, list[float]] = defaultdict(list)
-        self._since = time.perf_counter()
+        # Since the last look of this process: after a resume in the middle these are fewer than `every`.
+        self._since, self._steps = time.perf_counter(), 0
         self._waited = loader.wait_seconds
         self._process = psutil.Process()
 
@@ -57,10 +58,11 @@ class Watch:
         self._epoch_loss += counted
         self._finite += finite
         self._epoch_finite += finite
+        self._steps += 1
         if not self.due(place):
             return ""
         seconds = time.perf_counter() - self._since
-        speed = self.every * self.batch_size / seconds
+        speed = self._steps * self.batch_size / seconds
         mean = (self._loss / self._finite.clamp_min(1)).item()
         found = to_host(figures)
         for name, value in found.items():
@@ -69,7 +71,7 @@ class Watch:
             seen = {
                 "step_loss": mean,
                 "step_examples_per_second": speed,
-                "step_seconds": seconds / self.every,
+                "step_seconds": seconds / self._steps,
                 "data_wait_share": (self.loader.wait_seconds - self._waited) / seconds,
                 "temperature": temperature.item(),
                 "resident_gb": self._process.memory_info().rss / 2**30,
@@ -77,7 +79,7 @@ class Watch:
             self.log(seen | found, step)
         self._loss.zero_()
         self._finite.zero_()
-        self._since, self._waited = time.perf_counter(), self.loader.wait_seconds
+        self._since, self._steps, self._waited = time.perf_counter(), 0, self.loader.wait_seconds
         return f"loss {mean:.4f}, {speed:,.0f} examples/s"
 
     def state_dict(self) -> dict[str, Any]:

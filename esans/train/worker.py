@@ -16,7 +16,6 @@ from torch import Tensor
 
 from esans.bundle import Bundle
 from esans.config import build
-from esans.errors import ConfigError
 from esans.heartbeat import Heartbeat
 from esans.launch import Process, Spec, joined, watched
 from esans.model.files import save
@@ -126,12 +125,7 @@ def build_trainer(
         scratch_uri: folder for checkpoints.
         log: takes metrics and the step.
         catalogue: what samplers know about the items, in place of what the bundles say.
-
-    Raises:
-        ConfigError: a setting can't be had on that device.
     """
-    if (conflict := config.conflict(device.type, world_size)) is not None:
-        raise ConfigError(f"train.{conflict}.")
     # The same weights on every rank before the first step.
     torch.manual_seed(seed)
     model = build_model(config.model, inputs, device)

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import multiprocessing
 import pickle
+import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader, FsspecWriter
 
 from esans.errors import ConfigError
-from esans.train.checkpoint import CheckpointError, Checkpoints, _MetadataUnpickler
+from esans.failures import caused_by_io
+from esans.train.checkpoint import Checkpoints
+from esans.train.dcp import CheckpointError, MetadataUnpickler
 from esans.train.state import empty_tensors, pack, unpack
 
 CONFIG = {"seed": 0, "train": {"batch_size": 32, "negatives": [{"sampler": "easy"}]}}
@@ -133,7 +141,7 @@ def test_metadata_that_names_a_foreign_function_is_not_unpickled(tmp_path: Path)
             return Path.touch, (tmp_path / "touched",)
 
     with pytest.raises(CheckpointError, match="which this project never writes"):
-        _MetadataUnpickler(io.BytesIO(pickle.dumps(Evil()))).load()
+        MetadataUnpickler(io.BytesIO(pickle.dumps(Evil()))).load()
     assert not (tmp_path / "touched").exists()
 
 
@@ -155,9 +163,159 @@ def test_a_store_without_rename_has_a_checkpoint_once_its_manifest_is_there() ->
     assert "has no manifest.json: it was never finished" in said[0]
 
 
+NO_RENAME = pytest.mark.parametrize("rename", [True, False], ids=["with rename", "without rename"])
+
+
+def store(folder: Path, rename: bool, **keys: Any) -> Checkpoints:
+    """Checkpoints in a folder, or in a store that has no rename."""
+    uri = folder.as_uri() + "/checkpoints" if rename else f"memory:/{folder}/checkpoints"
+    return Checkpoints(uri, CONFIG, background=False, **keys)
+
+
+def left_unfinished(kept: Checkpoints, step: int) -> None:
+    """A folder as a writer leaves it that is killed before the manifest, on a store without rename."""
+    kept.filesystem.makedirs(f"{kept.path}/step-{step:09d}", exist_ok=True)
+    kept.filesystem.pipe_file(f"{kept.path}/step-{step:09d}/.metadata", b"half")
+
+
+@NO_RENAME
+@pytest.mark.parametrize("loads", [True, False])
+def test_a_folder_that_a_killed_writer_left_pushes_no_checkpoint_out(tmp_path: Path, rename: bool, loads: bool) -> None:
+    kept = store(tmp_path, rename, keep=1)
+    kept.save(state_of(2), 2000)
+    left_unfinished(kept, 3000)
+    if loads:
+        assert same(kept.load(), state_of(2))
+        assert kept.names() == ["step-000002000"]
+    kept.save(state_of(3), 2345)
+    assert kept.names() == ["step-000002345"]
+    assert same(kept.load(), state_of(3))
+
+
+def test_a_damaged_checkpoint_pushes_out_none_that_comes_after_the_one_before_it(tmp_path: Path) -> None:
+    kept = store(tmp_path, True, keep=1, say=lambda _: None)
+    kept.save(state_of(3), 3000)
+    (tmp_path / "checkpoints" / "step-000003000" / "state.json").write_text("torn")
+    kept._retain = lambda _: None  # type: ignore[method-assign]
+    kept.save(state_of(2), 2000)
+    del kept._retain
+    assert same(kept.load(), state_of(2))
+    kept.save(state_of(4), 2345)
+    assert same(kept.load(), state_of(4))
+    assert kept.names() == ["step-000002345"]
+
+
+def test_the_checkpoint_just_written_stays_whatever_its_number(tmp_path: Path) -> None:
+    kept = store(tmp_path, True, keep=1)
+    for step in (5, 3):
+        kept.save(state_of(step), step)
+    assert "step-000000003" in kept.names()
+
+
+@NO_RENAME
+def test_a_writer_killed_in_the_first_checkpoint_leaves_nothing_and_training_starts_anew(tmp_path: Path, rename: bool) -> None:
+    said: list[str] = []
+    kept = store(tmp_path, rename, say=said.append)
+    left_unfinished(kept, 1000)
+    assert kept.load() is None
+    assert kept.names() == []
+    assert len(said) == 1
+    assert said[0].endswith("step-000001000 has no manifest.json: it was never finished; training starts anew")
+
+
+def test_where_no_checkpoint_is_whole_training_does_not_start_anew_in_silence(tmp_path: Path) -> None:
+    kept = store(tmp_path, True)
+    for step in (1, 2):
+        kept.save(state_of(step), step)
+        (tmp_path / "checkpoints" / f"step-{step:09d}" / "state.json").write_text("torn")
+    expected = "step-000000002/state.json is missing or not what its checksum says, and no other checkpoint is whole. Bring its files"
+    with pytest.raises(CheckpointError, match=expected):
+        kept.load()
+    assert len(kept.names()) == 2, "what may be had back is not removed"
+
+
+def test_what_is_being_written_is_not_taken_for_what_a_killed_writer_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = checkpoints(tmp_path)
+    slow = FsspecWriter.write_data
+
+    def late(*args: Any) -> Any:
+        time.sleep(0.5)
+        return slow(*args)
+
+    monkeypatch.setattr(FsspecWriter, "write_data", late)
+    kept.save(state_of(1), 1)
+    assert same(kept.load(), state_of(1))
+
+
 def test_an_error_of_the_writing_thread_is_raised_at_the_next_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = checkpoints(tmp_path)
-    monkeypatch.setattr(kept, "_retain", lambda: 1 / 0)
+    monkeypatch.setattr(kept, "_retain", lambda _: 1 / 0)
     kept.save(state_of(1), 1)
     with pytest.raises(CheckpointError, match="could not be written: division by zero"):
         kept.save(state_of(2), 2)
+
+
+def full_disk(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_a_full_disk_is_an_error_of_ours_that_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, background: bool) -> None:
+    kept = checkpoints(tmp_path, background=background)
+    monkeypatch.setattr(FsspecWriter, "write_data", full_disk)
+    with pytest.raises(CheckpointError, match=r"could not be written: \[Errno 28\] No space left on device$") as told:
+        kept.save(state_of(1), 1)
+        kept.wait()
+    assert caused_by_io(told.value)
+
+
+def test_a_checkpoint_that_the_store_does_not_give_is_an_error_of_ours_that_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = checkpoints(tmp_path, background=False)
+    kept.save(state_of(1), 1)
+    monkeypatch.setattr(FsspecReader, "read_data", full_disk)
+    with pytest.raises(CheckpointError, match=r"step-000000001 cannot be read: \[Errno 28\] No space left on device$") as told:
+        kept.load()
+    assert caused_by_io(told.value)
+
+
+def test_a_stop_while_a_checkpoint_is_read_stays_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = checkpoints(tmp_path, background=False)
+    kept.save(state_of(1), 1)
+
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FsspecReader, "read_data", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        kept.load()
+
+
+def load_on_two_ranks(rank: int, folder: str, told: Any) -> None:
+    """What a rank is told when the store fails rank 0 while it looks for checkpoints."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    kept = checkpoints(Path(folder), group=dist.new_group(backend="gloo", timeout=timedelta(seconds=30)))
+    if rank == 0:
+        kept.names = full_disk  # type: ignore[method-assign, assignment]
+    try:
+        kept.load()
+    except CheckpointError as error:
+        told.put((str(error), caused_by_io(error)))
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_all_ranks_are_told_what_the_first_met_in_the_store(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    told = context.Queue()
+    ranks = [context.Process(target=load_on_two_ranks, args=(rank, str(tmp_path), told)) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(60)
+        process.kill()
+    (first, second) = (told.get(timeout=1) for _ in ranks)
+    assert first == second
+    assert first[0].endswith("checkpoints: cannot be read: [Errno 28] No space left on device")
+    assert first[1]

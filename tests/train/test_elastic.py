@@ -118,3 +118,23 @@ def test_an_error_that_comes_again_at_the_same_step_is_not_tried_a_third_time(
     with pytest.raises(LaunchFailed, match="exit code 1;"):
         launch(spec, monkeypatch, *[(0, 6, "bug")] * 9)
     assert len(read(spec.scratch_uri)) == 2
+
+
+def test_a_rank_killed_in_a_checkpoint_and_one_that_does_not_end_after_the_work_cost_a_start_each(
+    make_inputs: Callable[..., dict[str, Bundle]],
+    tmp_path: Path,
+    tracking: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    elastic = {"processes": 2, "threads": 1, "max_restarts": 2, "hang_seconds": 12}
+    # Not in the background: the other rank then waits in the write.
+    keys: dict[str, Any] = {"checkpoint": {"every_steps": 4, "background": False, "record_steps": True}, "epochs": 1}
+    spec = spec_of(tmp_path / "run", make_inputs(), config_of(**keys, launch=elastic), tracking)
+    launch(spec, monkeypatch, (1, 8, faults.KILLED_IN_WRITE), (1, 0, faults.LINGERS))
+    told = capfd.readouterr().err
+    assert "error: rank 0: " in told, told
+    assert "could not be written: " in told
+    assert re.search(r"hang: rank 1 has left the work after step 13 and does not end for \d+ s", told), told
+    assert [record["step"] for record in records(tmp_path / "run")] == [13]
+    assert len([start for start in read(spec.scratch_uri) if start.rank == 0]) == 3

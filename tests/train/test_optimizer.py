@@ -137,11 +137,6 @@ def test_a_resumed_run_steps_like_an_undisturbed_one_and_its_schedule_reaches_bo
     ("keys", "message"),
     [
         (
-            {"optimizer": {"tables": "adagrad"}, "launch": {"processes": 2, "device": "cuda"}},
-            "optimizer.tables = 'adagrad' in 2 processes needs an all-reduce of sparse gradients, which NCCL does not have; "
-            "take adamw, one process, or launch.device = 'cpu'",
-        ),
-        (
             {"optimizer": {"tables": "sparse_adam", "table_weight_decay": 0.1}},
             "optimizer: optimizer.table_weight_decay = 0.1, but optimizer.tables = 'sparse_adam' touches only the rows of a step, and "
             "decay would touch all; take adamw, or leave it out",
@@ -164,13 +159,6 @@ def test_what_cannot_be_honoured_is_refused_with_the_reason(keys: dict[str, Any]
     with pytest.raises(ConfigError) as refused:
         build(TrainConfig, keys)
     assert str(refused.value) == message
-
-
-def test_sparse_tables_are_for_one_gpu_or_many_cpus() -> None:
-    config = build(TrainConfig, {"optimizer": {"tables": "adagrad"}, "launch": {"processes": 2}})
-    assert config.conflict("cpu", 2) is None
-    assert config.conflict("cuda", 1) is None
-    assert "which NCCL does not have" in (config.conflict("cuda", 2) or "")
 
 
 def test_tables_decay_as_told_and_never_under_a_sparse_optimiser() -> None:

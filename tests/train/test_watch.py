@@ -8,10 +8,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
+import pytest
 import torch
 
 from esans.bundle import Bundle
 from esans.config import build
+from esans.train import watch as watch_module
 from esans.train.config import TrainConfig
 from esans.train.later import load_later
 from esans.train.loader import Loader
@@ -57,6 +59,19 @@ def test_a_record_holds_the_mean_over_the_looks_that_measured_something() -> Non
     assert summary(watch.mean_figures()) == {"hardness": -0.5}
     assert ["false_negative_rate_easy" in look for look in logged] == [True, False, True]
     assert all(math.isfinite(value) for look in logged for value in look.values())
+
+
+def test_the_first_look_after_a_resume_counts_the_steps_that_this_start_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(watch_module, "time", SimpleNamespace(perf_counter=lambda: now))
+    logged: list[dict[str, float]] = []
+    loader = cast(Loader, SimpleNamespace(wait_seconds=0.0))
+    watch = Watch(torch.device("cpu"), 5, 8, loader, lambda metrics, step: logged.append(dict(metrics)))
+    for place in range(3, 15):
+        now += 2.0
+        watch.see(place, place + 1, torch.tensor(1.0), {}, torch.tensor(0.1))
+    assert [look["step_seconds"] for look in logged] == [2.0, 2.0, 2.0]
+    assert [look["step_examples_per_second"] for look in logged] == [4.0, 4.0, 4.0]
 
 
 def test_a_run_keeps_figures_of_every_epoch_and_looking_leaves_the_weights_alone(
