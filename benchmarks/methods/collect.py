@@ -205,7 +205,7 @@ class Results:
         """Method -> its run under the protocol, and the one of the same seed that was trained longer."""
         long = {row["method"]: row for row in self.phase("steps", dataset=dataset)}
         short = {name: self.phase("seed", method=name, dataset=dataset, seed=row["seed"], variant="") for name, row in long.items()}
-        return {name: (short[name][0], row) for name, row in long.items() if short[name]}
+        return {name: (short[name][0], long[name]) for name in self.methods if name in long and short[name]}
 
     def missing(self, comparison: str = ENCODINGS) -> list[tuple[str, str]]:
         """(method, data set) that were not run, those without a category left out where sampling inside one is meant."""

@@ -103,7 +103,7 @@ def controls_table(results: Results) -> list[str]:
 
 
 def _controls_of(results: Results, dataset: str) -> list[list[str]]:
-    rows = results.phase("controls", dataset=dataset)
+    rows = sorted(results.phase("controls", dataset=dataset), key=lambda row: (row["method"] != "in_batch", row["method"], row["variant"]))
     seeds = {row["seed"] for row in rows}
     named: dict[str, list[Row]] = defaultdict(list)
     for method in _BESIDE_CONTROLS:

@@ -86,6 +86,9 @@ def test_controls_stand_beside_in_batch_of_the_same_seeds(store: Store) -> None:
     text = controls_table(Results(store, resamples=10))
     assert any(line.startswith("| in-batch and 15 uniform | movielens | 1 |") and line.endswith("| +100.0 % |") for line in text)
     assert any(line.startswith("| `esans` | movielens | 1 |") for line in text)
+    said = next(line for line in advice(Results(store, resamples=50)) if "plain uniform draws" in line)
+    assert "change its Recall@50 by +100.0 %, and `esans`" in said
+    assert said.endswith("(1 pairs of runs).")
 
 
 def test_settings_of_a_winner_are_short_and_whole(store: Store) -> None:
