@@ -18,6 +18,8 @@ from esans.uri import join, write_text
 _FOLDER, _HANG = "failures", "hang"
 # What a store says of names and rights is the same at the next start; its other errors may be of the moment.
 _LASTING = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+# Packages that fsspec reaches stores through; many of their errors, of a broken transfer for one, are no OSError.
+_CLIENTS = ("aiohttp", "azure", "botocore", "gcsfs")
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,11 @@ def _write(scratch_uri: str, name: str, failure: Failure) -> None:
 
 def caused_by_io(error: BaseException) -> bool:
     """Whether an error of a store that may be of the moment stands behind it, as far as `raise ... from` tells."""
-    return any(isinstance(cause, OSError) and not isinstance(cause, _LASTING) for cause in _foreign(error))
+    return any(_of_store(cause) and not isinstance(cause, _LASTING) for cause in _foreign(error))
+
+
+def _of_store(error: BaseException) -> bool:
+    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _CLIENTS
 
 
 def _foreign(error: BaseException) -> Iterator[BaseException]:

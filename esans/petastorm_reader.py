@@ -49,7 +49,8 @@ def read_files(
         None for a file that can't be read, with `skip_bad`; a line tells which one.
 
     Raises:
-        BundleError: without `skip_bad`, a file can't be read, or lists of a column differ in length; the message names it.
+        BundleError: without `skip_bad`, a file can't be read, lacks a column, or has lists of different lengths in one; the message names
+            it and its row group.
     """
     for first in range(0, len(uris), _FILES_AT_ONCE):
         some = uris[first : first + _FILES_AT_ONCE]
@@ -68,7 +69,7 @@ def _read_some(uris: Sequence[str], columns: Sequence[str], skip_bad: bool) -> G
             for table in tables:
                 yield {name: _rectangular(table.column(name), name) for name in columns}
                 done += 1
-    except (OSError, ValueError) as error:
+    except Exception as error:  # Those of Arrow, Petastorm and the clients of stores have no common base.
         # One bad footer fails the whole list when it is opened; a bad page fails the file that is next in order.
         rest = uris[done:]
         bad = {uri for uri in rest if not _has_footer(uri)} or set(rest[:1])
@@ -76,7 +77,7 @@ def _read_some(uris: Sequence[str], columns: Sequence[str], skip_bad: bool) -> G
             raise
         first = next(uri for uri in rest if uri in bad)
         if not skip_bad:
-            raise BundleError(f"cannot read shard {first}, row group 0: {error}") from error
+            raise BundleError(f"cannot read shard {first}, row group 0: {str(error) or repr(error)}") from error
         start = 0
         for place, uri in enumerate(rest):
             if uri in bad:
@@ -218,6 +219,6 @@ def _has_footer(uri: str) -> bool:
     try:
         with fsspec.open(uri, "rb") as stream:
             pq.read_metadata(stream)
-    except (OSError, ValueError):
+    except Exception:
         return False
     return True

@@ -12,6 +12,8 @@ from esans.errors import BundleError, ConfigError, EsansError
 
 LOST = RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:21475")
 BUSY = OSError(errno.EIO, "Input/output error")
+# As aiohttp's own, which is no OSError.
+BROKEN_TRANSFER = type("ClientPayloadError", (Exception,), {"__module__": "aiohttp.client_exceptions"})("Response payload is not completed")
 
 
 def caused(error: EsansError, *causes: BaseException) -> EsansError:
@@ -34,8 +36,9 @@ def test_an_error_of_ours_that_a_lost_rank_caused_is_never_final(tmp_path: Path,
     assert finals(tmp_path, (error, 7), (error, 7), (error, 7)) == [False] * 3
 
 
-def test_an_error_of_ours_that_a_store_caused_is_final_once_it_comes_again_at_the_same_step(tmp_path: Path) -> None:
-    error = caused(BundleError("cannot read shard 3"), BUSY)
+@pytest.mark.parametrize("cause", [BUSY, BROKEN_TRANSFER])
+def test_an_error_of_ours_that_a_store_caused_is_final_once_it_comes_again_at_the_same_step(tmp_path: Path, cause: Exception) -> None:
+    error = caused(BundleError("cannot read shard 3"), cause)
     assert finals(tmp_path, (error, 7), (error, 9), (error, 9)) == [False, False, True]
     assert failures.final(str(tmp_path)) is not None
 

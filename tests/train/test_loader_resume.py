@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -193,15 +194,45 @@ def replace_by_fewer_rows(path: Path) -> None:
     pq.write_table(pq.read_table(path).slice(0, 3), path)
 
 
-FAULTS = [truncate, damage_pages, remove, replace_by_fewer_rows]
+def lose_a_column(path: Path) -> None:
+    """Arrow says so with a KeyError."""
+    pq.write_table(pq.read_table(path).drop_columns([c.KNOWN]), path)
 
 
+FAULTS = [truncate, damage_pages, remove, replace_by_fewer_rows, lose_a_column]
+
+
+@pytest.mark.parametrize("place", [0, 1, 3])
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_bad_shard_is_an_error_that_names_file_and_row_group(tmp_path: Path, fault: Any) -> None:
-    table = write_table(f"file://{tmp_path}", [30, 30, 30])
-    fault(tmp_path / "part-1.parquet")
-    with pytest.raises(BundleError, match=r"cannot read shard file://.*part-1\.parquet, row group 0"):
+def test_a_bad_shard_is_an_error_that_names_file_and_row_group(tmp_path: Path, fault: Any, place: int) -> None:
+    table = write_table(f"file://{tmp_path}", [30, 30, 30, 30])
+    fault(tmp_path / f"part-{place}.parquet")
+    with pytest.raises(BundleError, match=rf"cannot read shard file://.*part-{place}\.parquet, row group 0"):
         list(loader_of(table, 0, 1, 8).epoch(0))
+
+
+class ClientError(Exception):
+    """As aiohttp has: no OSError."""
+
+
+@pytest.mark.parametrize("error", [ClientError(), pa.ArrowNotImplementedError("no such codec"), KeyError("known"), TypeError("None")])
+def test_any_error_of_a_store_or_of_arrow_names_the_shard_and_is_skipped_where_that_is_wanted(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = write_table(f"memory://bucket/{uuid.uuid4().hex}", [30, 30, 30])
+    real = MemoryFileSystem._open
+
+    def failing(self: MemoryFileSystem, path: str, *args: Any, **keys: Any) -> Any:
+        if path.endswith("part-1.parquet"):
+            raise error
+        return real(self, path, *args, **keys)
+
+    monkeypatch.setattr(MemoryFileSystem, "_open", failing)
+    with pytest.raises(BundleError, match=r"cannot read shard memory://.*part-1\.parquet, row group 0: .*\w") as raised:
+        list(loader_of(table, 0, 1, 8).epoch(0))
+    assert raised.value.__cause__ is error
+    assert live(list(loader_of(table, 0, 1, 8, on_bad_shard="skip").epoch(0))) == Counter({*range(30), *range(60, 90)})
+    assert "part-1.parquet, row group 0" in capsys.readouterr().out.replace("\n", "")
 
 
 @pytest.mark.parametrize("world", [1, 3])
