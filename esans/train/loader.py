@@ -33,7 +33,8 @@ class Loader:
 
     Attributes:
         wait_seconds: how long the trainer has waited for batches.
-        skipped_rows: rows of this rank's part that were skipped, over all epochs; the sum over ranks is what the run missed.
+        skipped_rows: rows skipped among those that this rank has yielded, over all epochs; the first rank's hold those of earlier starts
+            too, so that the sum over ranks is what the run missed.
         kept: files that were read, by URI, with `keep`.
     """
 
@@ -65,7 +66,7 @@ class Loader:
         self._told: set[str] = set()
         self._epoch = self._yielded = 0
         self._resumed: tuple[int, list[Interval]] | None = None
-        self._prepared: tuple[int, Ahead[Ready], Collator] | None = None
+        self._prepared: tuple[int, Ahead[tuple[Ready, int]], Collator] | None = None
 
     def plan(self, epoch: int) -> EpochPlan:
         """The stream of an epoch, the same on every rank."""
@@ -75,17 +76,22 @@ class Loader:
         """Steps that `epoch(epoch)` takes, the same on every rank: of a resumed epoch those that were left."""
         return steps_per_epoch(self._intervals(epoch), self.rank_batch, self.world_size)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self, skipped_rows: int | None = None) -> dict[str, Any]:
         """Where the epoch begun last stands, as plain values; the same on every rank that has yielded as many batches.
 
         Batches count once they are yielded, not when they are read ahead: taken after a step, the state leaves out that step's rows.
 
+        Args:
+            skipped_rows: the sum of `skipped_rows` over ranks, which a loader alone can't know; None where this is the only rank.
+
         Returns:
             `epoch`; `left`: [start, stop) stretches of the epoch's stream of rows that no rank has yielded, over all ranks, in order;
-            `stream`: what the stream is made from (`seed`, `window_files`, `files`, `rows`), so that another one is refused.
+            `stream`: what the stream is made from (`seed`, `window_files`, `files`, `rows`), so that another one is refused;
+            `skipped_rows`, over all ranks.
         """
         left = remaining(self._intervals(self._epoch), self._yielded, self.rank_batch, self.world_size)
-        return {"epoch": self._epoch, "left": [list(interval) for interval in left], "stream": self._stream()}
+        skipped = self.skipped_rows if skipped_rows is None else skipped_rows
+        return {"epoch": self._epoch, "left": [list(interval) for interval in left], "stream": self._stream(), "skipped_rows": skipped}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let `epoch(state["epoch"])` yield just what was left then, shared by this world size; other epochs are whole.
@@ -99,6 +105,8 @@ class Loader:
             raise BundleError(f"{self.table.uri}: the saved position is of another stream of examples ({', '.join(differing)})")
         self.close()
         self._epoch, self._yielded = int(state["epoch"]), 0
+        # Of all ranks, so one of them goes on with it; states of earlier versions lack it.
+        self.skipped_rows = int(state.get("skipped_rows", 0)) if self.rank == 0 else 0
         self._resumed = (self._epoch, [(int(start), int(stop)) for start, stop in state["left"]])
 
     def _stream(self) -> dict[str, int]:
@@ -137,24 +145,30 @@ class Loader:
                 self.wait_seconds += time.perf_counter() - started
                 if item is None:
                     return
+                ready, skipped = item
                 self._yielded += 1
-                yield collator.receive(item)
+                self.skipped_rows += skipped
+                yield collator.receive(ready)
 
-    def _batches(self, epoch: int, collator: Collator) -> Iterator[Ready]:
+    def _batches(self, epoch: int, collator: Collator) -> Iterator[tuple[Ready, int]]:
+        """Batches, and how many rows of each were skipped."""
         plan, intervals = self.plan(epoch), self._intervals(epoch)
         part, steps = split(intervals, self.rank, self.world_size), self.steps(epoch)
-        made = 0
+        made, skipped = 0, np.zeros(0, bool)
         for window, rows in self._rows(plan, part):
+            skipped = np.concatenate([skipped, window.stand_ins(rows)])
             for batch in collator.add(window, rows):
                 made += 1
-                yield batch
+                count, skipped = int(skipped[: self.rank_batch].sum()), skipped[self.rank_batch :]
+                yield batch, count
         if steps and not part:
             # This rank has no example of its own: another's, of weight 0, fills its steps.
             first = intervals[0][0]
             collator.pad_with(*next(self._rows(plan, [(first, first + 1)])))
         # Every rank takes `steps` steps: what is short is filled with examples that weigh nothing.
         for _ in range(steps - made):
-            yield collator.padded()
+            yield collator.padded(), int(skipped.sum())
+            skipped = skipped[:0]
 
     def _rows(self, plan: EpochPlan, part: Sequence[Interval]) -> Iterator[tuple[WindowRows, np.ndarray]]:
         """Each window that `part` meets, and which of its rows come, in stream order."""
@@ -164,24 +178,18 @@ class Loader:
             read = [next(files) for _ in self._filled(window)]
             order = window.permutation()
             chosen = np.concatenate([order[start - window.start : stop - window.start] for start, stop in stretches])
-            yield self._together(window, read, chosen), chosen
+            yield self._together(window, read), chosen
 
     def _filled(self, window: Window) -> list[int]:
         # An empty file has no row group to wait for.
         return [place for place in window.files if self.table.files[place].rows]
 
-    def _together(self, window: Window, read: Sequence[Columns | None], chosen: np.ndarray) -> WindowRows:
+    def _together(self, window: Window, read: Sequence[Columns | None]) -> WindowRows:
         """The rows of a window's files; an example of weight 0 stands for each row of a file that could not be read."""
         sizes = [self.table.files[place].rows for place in self._filled(window)]
-        stops = np.cumsum(sizes)
         good = [columns for columns in read if columns is not None]
-        parts: list[Columns] = []
-        for columns, size, stop in zip(read, sizes, stops, strict=True):
-            if columns is None:
-                self.skipped_rows += int(((chosen >= stop - size) & (chosen < stop)).sum())
-                columns = _weightless(good[0] if good else self._readable())
-            parts.append(columns)
-        return WindowRows(parts, sizes)
+        parts = [_weightless(good[0] if good else self._readable()) if columns is None else columns for columns in read]
+        return WindowRows(parts, sizes, [place for place, columns in enumerate(read) if columns is None])
 
     def _readable(self) -> Columns:
         """The columns of any file that can be read."""

@@ -32,7 +32,7 @@ class Progress:
 
 
 def take(trainer: Trainer, watch: Watch | None) -> dict[str, Any]:
-    """The state after an optimiser step, as esans.train.state packs it; `watch` inside an epoch."""
+    """The state after an optimiser step, as esans.train.state packs it; `watch` inside an epoch. All ranks call it."""
     return {
         "module": weights_of(trainer.module),
         "optimizer": optimizer_of(trainer.optimizer, trainer.module),
@@ -41,7 +41,7 @@ def take(trainer: Trainer, watch: Watch | None) -> dict[str, Any]:
         "guard": (trainer.guard.skipped, trainer.guard.in_a_row),
         "progress": {**vars(trainer.progress), "records": list(trainer.progress.records)},
         "watch": None if watch is None else watch.state_dict(),
-        "loader": trainer.loader.state_dict(),
+        "loader": trainer.loader.state_dict(trainer.skipped_rows()),
         # Every step seeds anew; these are for what draws between steps.
         "random": {"torch": torch.get_rng_state(), "draws": trainer.generator.get_state()},
     }

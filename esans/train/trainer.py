@@ -144,7 +144,8 @@ class Trainer:
                 if place + 1 < steps:
                     self._between_steps(watch)
                 self._at("reading of a batch")
-        seconds, skipped = time.perf_counter() - started, self._skipped()
+        seconds = time.perf_counter() - started
+        skipped = {"skipped_rows": float(self.skipped_rows())} if self.loader.skip_bad else {}
         if self.checkpoints is not None and epoch + 1 < self.config.epochs:
             # Read while validation runs; `train` closes what is not used.
             self.loader.prepare(self._age(epoch + 1))
@@ -201,15 +202,14 @@ class Trainer:
                 f"{record['examples_per_second']:,.0f} examples/s, {record['seconds']:.1f} s{mark}"
             )
 
-    def _skipped(self) -> dict[str, float]:
-        """Rows of bad shards that this start of the training has skipped so far, over all ranks; empty where none may be."""
-        if not self.loader.skip_bad:
-            return {}
-        rows = torch.tensor(float(self.loader.skipped_rows), dtype=torch.float64, device=self.device)
-        if self.world_size > 1:
-            self._at("all_reduce of the rows skipped", waits=True)
-            dist.all_reduce(rows)
-        return {"skipped_rows": rows.item()}
+    def skipped_rows(self) -> int:
+        """Rows of bad shards that the run has skipped so far, over all ranks, which all call it; earlier starts of the run count too."""
+        if not self.loader.skip_bad or self.world_size == 1:
+            return self.loader.skipped_rows
+        rows = torch.tensor(self.loader.skipped_rows, device=self.device)
+        self._at("all_reduce of the rows skipped", waits=True)
+        dist.all_reduce(rows)
+        return int(rows.item())
 
     def _steps(self, epoch: int) -> int:
         """Steps of the whole epoch: a loader that was put back in the middle counts those that are left."""

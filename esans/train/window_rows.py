@@ -15,10 +15,11 @@ class WindowRows:
     Args:
         parts: the columns of each file. A file of one row stands for as many rows as `sizes` has for it: all are that row.
         sizes: rows of each file.
+        bad: places of files that could not be read, whose part stands in for them.
     """
 
-    def __init__(self, parts: Sequence[Columns], sizes: Sequence[int]) -> None:
-        self.parts = parts
+    def __init__(self, parts: Sequence[Columns], sizes: Sequence[int], bad: Sequence[int] = ()) -> None:
+        self.parts, self.bad = parts, bad
         self.stops = np.cumsum(sizes)
         self.starts = self.stops - np.asarray(sizes)
 
@@ -38,6 +39,13 @@ class WindowRows:
             for name, target in into.items():
                 # "clip" is what lets one row stand for many.
                 target[at] = columns[name].take(own, axis=0, mode="clip")
+
+    def stand_ins(self, rows: np.ndarray) -> np.ndarray:
+        """(n,) bool: which of (n,) rows are of files that could not be read."""
+        found = np.zeros(len(rows), bool)
+        for place in self.bad:
+            found |= (rows >= self.starts[place]) & (rows < self.stops[place])
+        return found
 
     def shapes(self) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
         """Type of each column, and the shape of one row's value."""

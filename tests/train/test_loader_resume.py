@@ -253,6 +253,39 @@ def test_a_bad_shard_can_be_skipped_and_counted_without_changing_the_steps(
     assert "part-1.parquet" in told
 
 
+@pytest.mark.parametrize("world", [1, 3])
+@pytest.mark.parametrize("again", [1, 2])
+def test_rows_skipped_before_a_kill_are_counted_once_after_it_on_any_number_of_ranks(tmp_path: Path, world: int, again: int) -> None:
+    table = write_table(f"file://{tmp_path}", [30, 30, 30, 30])
+    remove(tmp_path / "part-1.parquet")
+    killed = [loader_of(table, rank, world, 8, on_bad_shard="skip") for rank in range(world)]
+    streams = [loader.epoch(0) for loader in killed]
+    seen = [next(stream) for stream in streams for _ in range(3)]
+    lost = sum(loader.skipped_rows for loader in killed)
+    assert lost == len(seen) * 8 - sum(live(seen).values()), "what is read ahead does not count"
+    states = [json.loads(json.dumps(loader.state_dict(lost))) for loader in killed]
+    assert all(state == states[0] for state in states)
+    resumed = [loader_of(table, rank, again, 8, on_bad_shard="skip") for rank in range(again)]
+    for loader in resumed:
+        loader.load_state_dict(states[0])
+    assert sum(loader.skipped_rows for loader in resumed) == lost
+    for loader in resumed:
+        list(loader.epoch(0))
+    assert sum(loader.skipped_rows for loader in resumed) == 30
+    for loader in resumed:
+        list(loader.epoch(1))
+    assert sum(loader.skipped_rows for loader in resumed) == 60
+
+
+def test_a_state_of_before_skipped_rows_were_kept_loads_with_none(tmp_path: Path) -> None:
+    table = write_table(f"file://{tmp_path}", [30])
+    state = loader_of(table, 0, 1, 8).state_dict()
+    del state["skipped_rows"]
+    loader = loader_of(table, 0, 1, 8)
+    loader.load_state_dict(state)
+    assert loader.skipped_rows == 0
+
+
 def test_skipping_ends_when_nothing_can_be_read(tmp_path: Path) -> None:
     table = write_table(f"file://{tmp_path}", [5, 5])
     for file in tmp_path.iterdir():

@@ -19,6 +19,7 @@ from esans.config import build, to_dict
 from esans.model.files import load
 from esans.tracking import TrackingConfig, start_run
 from esans.train import lineage
+from esans.train.checkpoint import Checkpoints
 from esans.train.config import TrainConfig
 from esans.train.launch import TrainingFailed, launch
 from esans.train.worker import WorkerSpec, run_worker
@@ -147,6 +148,21 @@ def test_sigterm_leaves_a_checkpoint_of_the_step_it_came_in(
     same_run(tmp_path / "whole", tmp_path / "stopped")
 
 
+def test_the_record_of_an_epoch_counts_what_was_skipped_before_a_restart(
+    make_inputs: Callable[..., dict[str, Bundle]], tmp_path: Path, tracking: str
+) -> None:
+    inputs = make_inputs()
+    examples = inputs["shards"].table("examples")
+    Path(examples.file_uris[2].removeprefix("file://")).write_bytes(b"no Parquet")
+    config = config_of(negatives=[{"sampler": "uniform", "num_negatives": 8}], epochs=2, loader={"on_bad_shard": "skip"})
+    spec = spec_of(tmp_path / "stopped", inputs, config, tracking)
+    # In the second epoch: the first one's rows are skipped for certain.
+    assert "training stopped on SIGTERM after step 16" in interrupted(spec, tmp_path, 15, "SIGTERM").stderr
+    run_worker(spec.dump())
+    lost = examples.files[2].rows
+    assert [record["skipped_rows"] for record in records(tmp_path / "stopped")] == [lost, 2 * lost]
+
+
 @pytest.mark.parametrize(("groups", "on_bad_shard"), [([{"sampler": "uniform", "num_negatives": 8}], "skip"), (GROUPS, "error")])
 def test_two_processes_take_the_same_steps_and_agree_on_the_metrics_and_on_what_a_bad_shard_cost(
     make_inputs: Callable[..., dict[str, Bundle]], tmp_path: Path, tracking: str, groups: list[dict[str, Any]], on_bad_shard: str
@@ -163,6 +179,9 @@ def test_two_processes_take_the_same_steps_and_agree_on_the_metrics_and_on_what_
     assert [record["step"] for record in two] == [13, 26], "397 examples in steps of 32, whatever the ranks hold"
     lost = examples.files[2].rows
     assert [record.get("skipped_rows") for record in two] == ([lost, 2 * lost] if on_bad_shard == "skip" else [None, None])
+    checkpoints = Checkpoints(str(tmp_path / "two" / "scratch" / "checkpoints"), {})
+    kept = checkpoints._read(checkpoints.names()[-1], None)["loader"]["skipped_rows"]
+    assert kept == (2 * lost if on_bad_shard == "skip" else 0), "of both ranks, though the first one's state is kept"
     # The model that two ranks trained, ranked by one process: the same integers, hence the same metrics.
     from esans.train.validation import ValidationUsers, validate
 
