@@ -90,6 +90,9 @@ def _read_some(uris: Sequence[str], columns: Sequence[str], skip_bad: bool) -> G
 def _rectangular(column: pa.ChunkedArray, name: str) -> np.ndarray:
     """(rows,) of a scalar column, (rows, length) of a list column; no copy where the column is one chunk."""
     if not pa.types.is_list(column.type):
+        # As numpy they would be NaN, and then an id.
+        if column.null_count:
+            raise ValueError(f"column {name!r} has nulls")
         return column.to_numpy()
     parts = []
     for chunk in column.chunks:

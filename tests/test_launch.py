@@ -62,6 +62,7 @@ worker.wait()
 def test_an_agent_that_does_not_end_when_asked_is_ended_with_its_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started, signs = tmp_path / "worker", tmp_path / "signs"
     signs.mkdir()
+    others = {child.pid for child in psutil.Process().children()}
 
     def interrupted(seconds: float) -> None:
         if started.exists():
@@ -75,4 +76,4 @@ def test_an_agent_that_does_not_end_when_asked_is_ended_with_its_workers(tmp_pat
     worker = int(started.read_text())
     # Its parent is gone: whoever takes it over may be slow to reap it.
     assert not psutil.pid_exists(worker) or psutil.Process(worker).status() == psutil.STATUS_ZOMBIE
-    assert psutil.Process().children() == []
+    assert {child.pid for child in psutil.Process().children()} <= others

@@ -103,8 +103,13 @@ def test_any_chain_of_kills_and_world_sizes_visits_every_row_once_in_equal_steps
     assert seen == Counter(range(plan.rows))
 
 
-@given(sizes=sizes_of_files, window=st.integers(1, 4), lives=lives, last=st.tuples(st.integers(1, 4), st.integers(1, 9)))
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    sizes=st.lists(st.integers(0, 12), min_size=1, max_size=6).filter(any),
+    window=st.integers(1, 4),
+    lives=lives,
+    last=st.tuples(st.integers(1, 4), st.integers(1, 9)),
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_real_shards_through_any_chain_of_kills_yield_every_example_once(
     tmp_path: Path, sizes: list[int], window: int, lives: list[tuple[int, int, int]], last: tuple[int, int]
 ) -> None:
@@ -199,7 +204,14 @@ def lose_a_column(path: Path) -> None:
     pq.write_table(pq.read_table(path).drop_columns([c.KNOWN]), path)
 
 
-FAULTS = [truncate, damage_pages, remove, replace_by_fewer_rows, lose_a_column]
+def put_a_null(path: Path) -> None:
+    table = pq.read_table(path)
+    place = table.column_names.index(c.TARGET)
+    values = pa.array([None, *table.column(place).to_pylist()[1:]], table.schema.field(place).type)
+    pq.write_table(table.set_column(place, c.TARGET, values), path)
+
+
+FAULTS = [truncate, damage_pages, remove, replace_by_fewer_rows, lose_a_column, put_a_null]
 
 
 @pytest.mark.parametrize("place", [0, 1, 3])
