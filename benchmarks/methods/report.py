@@ -186,7 +186,10 @@ def _pooled_row(results: Results, line: Line, comparison: str) -> list[str]:
     # A method that was tested somewhere says where it was not; its other cells say only that there is no mean.
     if 0 < len(lacking) < len(results.pooled):
         none_there = [name for name in lacking if line.method == "category" and name in NO_CATEGORY]
-        cells[0] = f"no category: {', '.join(none_there)}" if none_there == lacking else f"{NOT_RUN}: {', '.join(lacking)}"
+        too_slow = [name for name in lacking if comparison == WALL and (line.method, name) in results.cells[ENCODINGS]]
+        reasons_there = {"no category": none_there, "no whole epoch fits": too_slow}
+        why = next((words for words, names in reasons_there.items() if names == lacking), NOT_RUN)
+        cells[0] = f"{why}: {', '.join(lacking)}"
     return [f"`{line.method}`", *cells]
 
 
