@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.methods.collect import BESIDE, ENCODINGS, METRICS, NOT_RIVALS, OURS, REFERENCES, Results
 from benchmarks.methods.protocol import PROTOCOL
-from benchmarks.methods.tables import change_of, relative_cost
+from benchmarks.methods.tables import recall_without, relative_cost
 from benchmarks.methods.verdict import percent
 
 _LEVEL = 0.05
@@ -49,12 +49,7 @@ def _semantic(results: Results, best: str) -> list[str]:
     if not parts:
         return []
     words = f"- Semantic negatives against `{best}`: {', '.join(parts)}."
-    random = []
-    for dataset in results.pooled:
-        runs = results.phase("ablation", method="esans", variant="clusters: random", dataset=dataset)
-        full = results.phase("seed", method="esans", variant="", dataset=dataset)
-        if runs and full:
-            random.append(f"{dataset} {change_of(runs, full)[0]}")
+    random = [f"{dataset} {change}" for dataset in results.pooled if (change := recall_without(results, "clusters: random", dataset))]
     if random:
         words += f" With items dealt to the clusters at random Recall@50 of `esans` changes by: {', '.join(random)}."
         if not any("**" in change for change in random):

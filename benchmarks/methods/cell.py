@@ -12,7 +12,7 @@ import optuna
 
 from benchmarks.methods.cost import steps_within
 from benchmarks.methods.fit import Fit, Tested, keep_ranks
-from benchmarks.methods.protocol import PROTOCOL, wall_epochs
+from benchmarks.methods.protocol import PROTOCOL, epochs_paid
 from benchmarks.methods.space import Defaults, Suggest, Trial, Values
 from benchmarks.methods.store import WITHIN_WALL, Row, Store
 from esans.bundle import Bundle
@@ -98,8 +98,6 @@ class Cell:
 
     def cost(self, values: Values) -> float:
         """Steps of the method in the time in which `uniform` trains `wall_epochs`; the seconds of a step are kept."""
-        per_epoch = PROTOCOL["train"]["examples_per_epoch"] // PROTOCOL["train"]["batch_size"]
-        allowed = wall_epochs(self.dataset) * per_epoch
         key = self.key("cost", "step")
         done = self.store.find(key)
         if done is None:
@@ -107,8 +105,7 @@ class Cell:
             row = self._bare("cost", values, 0) | {"seconds_per_step": seconds, "uniform_seconds_per_step": uniform}
             self.store.append({"key": key, **row})
             done = self.store.find(key) or row
-        # Measured against itself it would gain or lose an epoch by noise.
-        return allowed if self.method == "uniform" else allowed * done["uniform_seconds_per_step"] / done["seconds_per_step"]
+        return epochs_paid(done) * (PROTOCOL["train"]["examples_per_epoch"] // PROTOCOL["train"]["batch_size"])
 
     def seed(self, values: Values, seed: int, wall_steps: float) -> None:
         """One seed of the winner, measured on the test split."""

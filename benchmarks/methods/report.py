@@ -27,7 +27,7 @@ from benchmarks.methods.collect import (
     Results,
 )
 from benchmarks.methods.plots import draw_all
-from benchmarks.methods.protocol import wall_epochs
+from benchmarks.methods.protocol import epochs_paid
 from benchmarks.methods.rivals import rivals
 from benchmarks.methods.statistics import Estimate
 from benchmarks.methods.store import Store
@@ -225,9 +225,7 @@ def _encodings(cell: Cell) -> str:
 def _paid(results: Results, method: str, dataset: str) -> str:
     """Epochs that the time of the comparison pays for, as the cost of a step was measured."""
     costs = [row for row in results.phase("cost", method=method, dataset=dataset) if row.get("uniform_seconds_per_step")]
-    if method == "uniform":
-        return f"{wall_epochs(dataset):.2f}"
-    return f"{wall_epochs(dataset) * costs[0]['uniform_seconds_per_step'] / costs[0]['seconds_per_step']:.2f}" if costs else _NOTHING
+    return f"{epochs_paid(costs[0]):.2f}" if costs else _NOTHING
 
 
 def _against(found: Estimate | None, itself: bool, tested: bool = False) -> str:

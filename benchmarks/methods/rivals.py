@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.methods.collect import BESIDE, ENCODINGS, METRICS, OURS, Results
 from benchmarks.methods.statistics import Estimate
 from benchmarks.methods.store import Row
-from benchmarks.methods.tables import change_of
+from benchmarks.methods.tables import recall_without
 from benchmarks.methods.verdict import p_words, percent
 
 SEMANTIC = ("easy", "easy_virtual", "hard", "hard_virtual")
@@ -66,10 +66,6 @@ def semantic_share(rows: Sequence[Row]) -> float | None:
 
 def _worth(results: Results, dataset: str) -> str:
     """What `esans` loses without each part, where the ablations were run."""
-    full = results.phase("seed", method="esans", dataset=dataset, variant="")
-    parts = []
-    for variant in ("without easy groups", "without hard groups", "without in-batch", "clusters: random"):
-        runs = results.phase("ablation", method="esans", dataset=dataset, variant=variant)
-        if runs and full:
-            parts.append(f"{variant} {change_of(runs, full)[0]}")
+    variants = ("without easy groups", "without hard groups", "without in-batch", "clusters: random")
+    parts = [f"{variant} {change}" for variant in variants if (change := recall_without(results, variant, dataset))]
     return f"- `esans` on {dataset}, change of Recall@50 by the ablations: {', '.join(parts)}" if parts else ""

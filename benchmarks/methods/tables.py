@@ -85,6 +85,13 @@ def change_of(runs: Sequence[Row], full: Sequence[Row], base: Sequence[Row] = ()
     return [*cells, split]
 
 
+def recall_without(results: Results, variant: str, dataset: str) -> str | None:
+    """Change of Recall@50 of `esans` by a variant on a data set; None where either was not run."""
+    runs = results.phase("ablation", method="esans", dataset=dataset, variant=variant)
+    full = results.phase("seed", method="esans", dataset=dataset, variant="")
+    return change_of(runs, full)[0] if runs and full else None
+
+
 def controls_table(results: Results) -> list[str]:
     """Groups without meaning in place of the semantic ones, beside in-batch alone and ours; nothing where none was run."""
     table = [row for dataset in DATASETS for row in _controls_of(results, dataset)]

@@ -84,10 +84,8 @@ class Midx(Sampler):
     def _move(self, ids_n: Tensor, vectors_nD: Tensor) -> None:
         """A plain mean up to `memory` vectors, then one that forgets the oldest."""
         primary_n = self.tables.item_primary_N[ids_n]
-        finite_n = torch.isfinite(vectors_nD).all(1)
-        vectors_nD = torch.where(finite_n[:, None], vectors_nD, 0.0)
         # Items without a cluster go to a spare last place, and vectors of a step that the guard will skip.
-        place_n = torch.where((primary_n >= 0) & finite_n, primary_n, len(self.mass_P))
+        place_n = torch.where((primary_n >= 0) & torch.isfinite(vectors_nD).all(1), primary_n, len(self.mass_P))
         primaries, dim = self.mean_PD.shape
         sum_PD = self.mean_PD.new_zeros(primaries + 1, dim).index_add_(0, place_n, vectors_nD.to(self.mean_PD.dtype))[:-1]
         met_P = self.mass_P.new_zeros(primaries + 1).index_add_(0, place_n, self.mass_P.new_ones(len(place_n)))[:-1]

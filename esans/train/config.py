@@ -25,8 +25,8 @@ class OptimizerConfig:
     """Step size of the embedding tables; by default the towers'."""
     tables: Literal["adamw", "sparse_adam", "adagrad"] = "adamw"
     """Optimiser of the embedding tables. sparse_adam and adagrad take sparse gradients and touch only the rows of the step, which a
-    large catalogue needs on a CPU: without weight decay, outside gradient clipping, and in several processes only over gloo,
-    on CPUs. adagrad keeps one number a weight, sparse_adam two; each row has a step size of its own that only falls."""
+    large catalogue needs on a CPU: without weight decay, outside gradient clipping; over NCCL, on several GPUs, nobody has
+    run them yet. adagrad keeps one number a weight, sparse_adam two; each row has a step size of its own that only falls."""
     weight_decay: NonNegativeFloat = 0.0001
     """Decoupled weight decay of the towers, the temperature excepted, and of tables that adamw steps."""
     table_weight_decay: NonNegativeFloat | None = None
